@@ -1,0 +1,93 @@
+//! The heart of a guest: reads the watermarks at 200 Hz and hands them to a journal.
+//!
+//! It beats only while the guest runs; a paused guest has no heartbeat, which is how a stun is
+//! seen from outside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::monotonic_ns;
+use crate::journal::{Beat, JournalError, JournalWriter, Motion};
+use crate::writer::Watermarks;
+
+/// Time between two beats.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A thread that beats until it is stopped.
+#[derive(Debug)]
+pub struct Heart {
+    stop: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
+    thread: JoinHandle<Result<JournalWriter, JournalError>>,
+}
+
+impl Heart {
+    /// Starts beating into `journal`.
+    ///
+    /// # Errors
+    /// No thread could be had.
+    pub fn start(
+        watermarks: Watermarks,
+        epoch: u64,
+        mut journal: JournalWriter,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let paused = Arc::new(AtomicBool::new(false));
+        let (stopping, pausing) = (stop.clone(), paused.clone());
+        let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(move || {
+            while !stopping.load(Ordering::Acquire) {
+                if !pausing.load(Ordering::Acquire) {
+                    beat(&watermarks, epoch, Motion::Running, &mut journal)?;
+                }
+                std::thread::sleep(BEAT_INTERVAL);
+            }
+            Ok(journal)
+        })?;
+        Ok(Self { stop, paused, thread })
+    }
+
+    /// Stops beating while the guest is held.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+    }
+
+    /// Goes on beating.
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    /// Stops for good and gives the journal back.
+    ///
+    /// # Errors
+    /// What kept a beat from being written: the journal is not complete.
+    pub fn stop(self) -> Result<JournalWriter, JournalError> {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Writes one beat for every writer.
+///
+/// # Errors
+/// The journal could not be written.
+pub fn beat(
+    watermarks: &Watermarks,
+    epoch: u64,
+    motion: Motion,
+    journal: &mut JournalWriter,
+) -> Result<(), JournalError> {
+    let guest_ns = monotonic_ns();
+    for (writer, watermark) in watermarks.read().into_iter().enumerate() {
+        journal.beat(&Beat {
+            motion,
+            epoch,
+            writer: writer as u32,
+            watermark,
+            guest_ns,
+            journal_ns: 0,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Guest-side load generator: what is written, where, and how fast.
+//!
+//! Everything here serves one idea: **the whole content of memory is a pure function of
+//! (seed, workload, one counter per writer)**. A [`spec::WorkloadSpec`] says what is written, a
+//! [`pattern::Pattern`] says where operation *k* goes, [`line`] says which 64 bytes stand at an
+//! address at a generation, and a [`writer::Writer`] puts them there on an open-loop schedule.
+//! The counters leave the guest as heartbeats into a [`journal`].
+//!
+//! What memory *should* hold at given counters is the `verifier` crate's subject; how a guest is
+//! moved while it writes is `migrate-core`'s.
+
+pub mod clock;
+pub mod exit;
+pub mod heartbeat;
+pub mod interrupt;
+pub mod journal;
+pub mod line;
+pub mod machine;
+pub mod pattern;
+pub mod region;
+pub mod schedule;
+pub mod spec;
+pub mod stats;
+pub mod units;
+pub mod writer;
+
+/// Bytes in a page. The unit of ownership, of tracking and of transfer.
+pub const PAGE_BYTES: u64 = 4096;
+/// Bytes in a stamped line.
+pub const LINE_BYTES: u64 = 64;
+/// Stamped lines in a page.
+pub const PAGE_LINES: u64 = PAGE_BYTES / LINE_BYTES;
+/// Little-endian 64-bit words in a stamped line.
+pub const LINE_WORDS: usize = 8;

@@ -1,0 +1,290 @@
+//! A region: memory that writers dirty and verifiers read, shared by files or file descriptors.
+//!
+//! Seen as relaxed atomic words, because the host reads while the guest writes: such a race is
+//! the subject of this project and must be defined behaviour in our own code. On x86-64 a relaxed
+//! access is a plain move.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use crate::line::Line;
+use crate::spec::Workload;
+use crate::units::Bytes;
+use crate::{LINE_WORDS, PAGE_BYTES};
+
+/// Words in a page.
+const PAGE_WORDS: usize = (PAGE_BYTES / 8) as usize;
+
+/// What went wrong with a region's backing.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The file could not be opened, sized or locked.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was being done to it.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Memory could not be had.
+    #[error("cannot {doing} {bytes} of memory: {source}")]
+    Memory {
+        /// What was being done.
+        doing: &'static str,
+        /// How much.
+        bytes: Bytes,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A region file of a size that its workload does not have.
+    #[error("{} holds {found} bytes, but the workload's region has {expected}; is it the file of another run?", path.display())]
+    WrongSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The size in bytes that was wanted.
+        expected: u64,
+    },
+}
+
+/// Mapped memory of a whole number of pages.
+#[derive(Debug)]
+pub struct Region {
+    map: sys::Map,
+    file: File,
+}
+
+impl Region {
+    /// New zeroed memory in a memfd: it has no name, and is gone with its last user.
+    ///
+    /// # Errors
+    /// The system has no memory or no memfd to give.
+    pub fn anonymous(bytes: Bytes) -> Result<Self, RegionError> {
+        let fail = |doing| move |source| RegionError::Memory { doing, bytes, source };
+        let file = sys::memfd("vmigrate-guest").map_err(fail("create"))?;
+        file.set_len(bytes.0).map_err(fail("size"))?;
+        let map = sys::Map::shared(&file, bytes.0, sys::Access::ReadWrite).map_err(fail("map"))?;
+        Ok(Self { map, file })
+    }
+
+    /// A new region file, its space reserved on disk so that a full disk is an error here and
+    /// not a SIGBUS later. Holds an exclusive lock while it lives: [`Region::is_live`] sees it.
+    ///
+    /// # Errors
+    /// The file cannot be made or locked, or the disk is full; a file made here is removed again.
+    pub fn create(path: &Path, bytes: Bytes) -> Result<Self, RegionError> {
+        let fail = |doing| move |source| RegionError::File { path: path.to_owned(), doing, source };
+        let existed = path.exists();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(fail("create"))?;
+        let fill = || {
+            file.try_lock().map_err(|e| fail("lock")(e.into()))?;
+            file.set_len(0).map_err(fail("truncate"))?;
+            sys::reserve(&file, bytes.0).map_err(fail("reserve space for"))?;
+            sys::Map::shared(&file, bytes.0, sys::Access::ReadWrite).map_err(fail("map"))
+        };
+        match fill() {
+            Ok(map) => Ok(Self { map, file }),
+            Err(e) => {
+                if !existed {
+                    let _ = std::fs::remove_file(path);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// An existing region file of exactly `bytes`, for reading.
+    ///
+    /// # Errors
+    /// The file is missing or of another size.
+    pub fn open(path: &Path, bytes: Bytes) -> Result<Self, RegionError> {
+        let fail = |doing| move |source| RegionError::File { path: path.to_owned(), doing, source };
+        let file = File::open(path).map_err(fail("open"))?;
+        let found = file.metadata().map_err(fail("inspect"))?.len();
+        if found != bytes.0 {
+            return Err(RegionError::WrongSize { path: path.to_owned(), found, expected: bytes.0 });
+        }
+        let map = sys::Map::shared(&file, bytes.0, sys::Access::Read).map_err(fail("map"))?;
+        Ok(Self { map, file })
+    }
+
+    /// Whether a generator still runs on this file (it holds the lock).
+    pub fn is_live(&self) -> bool {
+        match self.file.try_lock_shared() {
+            Ok(()) => {
+                let _ = self.file.unlock();
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.map.bytes()
+    }
+
+    /// Size in pages.
+    pub fn pages(&self) -> u64 {
+        self.bytes() / PAGE_BYTES
+    }
+
+    /// First byte of the mapping, for those who hand it to the kernel.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.map.as_ptr()
+    }
+
+    /// The memory as words.
+    pub fn words(&self) -> &[AtomicU64] {
+        self.map.words()
+    }
+
+    /// The words of one line.
+    #[inline(always)]
+    pub fn line(&self, address: u64) -> &[AtomicU64; LINE_WORDS] {
+        let start = address as usize * LINE_WORDS;
+        let words = &self.words()[start..start + LINE_WORDS];
+        words.try_into().unwrap_or_else(|_| unreachable!("a line has eight words"))
+    }
+
+    /// Writes one line, word by word.
+    #[inline(always)]
+    pub fn store(&self, address: u64, line: &Line) {
+        for (word, value) in self.line(address).iter().zip(line) {
+            word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// Reads one line, word by word.
+    #[inline(always)]
+    pub fn load(&self, address: u64) -> Line {
+        let words = self.line(address);
+        std::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
+    }
+
+    /// Copies `into.len()` bytes (a multiple of 8) from byte `offset` (a multiple of 8).
+    pub fn copy_out(&self, offset: u64, into: &mut [u8]) {
+        let first = (offset / 8) as usize;
+        for (chunk, word) in into.chunks_exact_mut(8).zip(&self.words()[first..]) {
+            chunk.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
+        }
+    }
+
+    /// Fills the whole region at generation 0, all cores at work; `progress` hears of bytes done.
+    pub fn fill(&self, workload: &Workload, progress: impl Fn(u64) + Sync) {
+        const CHUNK_PAGES: usize = 512;
+        let key = workload.key();
+        self.words().par_chunks(CHUNK_PAGES * PAGE_WORDS).enumerate().for_each(|(chunk, words)| {
+            let first = (chunk * CHUNK_PAGES * PAGE_WORDS / LINE_WORDS) as u64;
+            for (i, line) in words.chunks_exact(LINE_WORDS).enumerate() {
+                let stamp = key.line(first + i as u64, 0);
+                for (word, value) in line.iter().zip(stamp) {
+                    word.store(value.to_le(), Ordering::Relaxed);
+                }
+            }
+            progress(words.len() as u64 * 8);
+        });
+    }
+}
+
+/// Mappings, memfds and disk reservation: the system calls behind a region.
+mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::{AsRawFd, FromRawFd};
+    use std::ptr::NonNull;
+    use std::sync::atomic::AtomicU64;
+
+    #[derive(Clone, Copy)]
+    pub(super) enum Access {
+        Read,
+        ReadWrite,
+    }
+
+    /// A shared mapping, unmapped when dropped.
+    #[derive(Debug)]
+    pub(super) struct Map {
+        base: NonNull<u8>,
+        bytes: usize,
+    }
+
+    // SAFETY: the mapping is plain memory, valid from any thread until dropped, and only ever
+    // accessed as atomics through `words`.
+    unsafe impl Send for Map {}
+    // SAFETY: as above.
+    unsafe impl Sync for Map {}
+
+    impl Map {
+        pub(super) fn shared(file: &File, bytes: u64, access: Access) -> io::Result<Self> {
+            let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            let prot = match access {
+                Access::Read => libc::PROT_READ,
+                Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+            };
+            // SAFETY: a fresh mapping at an address the kernel chooses touches no existing memory.
+            let base = unsafe {
+                libc::mmap(std::ptr::null_mut(), bytes, prot, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            };
+            if base == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+            Ok(Self { base, bytes })
+        }
+
+        pub(super) fn bytes(&self) -> u64 {
+            self.bytes as u64
+        }
+
+        pub(super) fn as_ptr(&self) -> *mut u8 {
+            self.base.as_ptr()
+        }
+
+        pub(super) fn words(&self) -> &[AtomicU64] {
+            // SAFETY: the mapping is page-aligned, `bytes` long, lives as long as `self`, any bit
+            // pattern is a valid u64, and every access in this process is atomic. (A read-only
+            // mapping is never stored to: the writers' constructors map read-write.)
+            unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.bytes / 8) }
+        }
+    }
+
+    impl Drop for Map {
+        fn drop(&mut self) {
+            // SAFETY: base and length are those of our own mapping, which nothing borrows now.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        }
+    }
+
+    pub(super) fn memfd(name: &str) -> io::Result<File> {
+        let name = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: `name` is a valid C string for the duration of the call.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { File::from_raw_fd(fd) })
+    }
+
+    pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+        let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        // SAFETY: a plain system call on a descriptor we own.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
