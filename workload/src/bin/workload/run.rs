@@ -32,8 +32,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "stream")]
     pattern: PatternKind,
     /// Bytes of records written per second by all writers together, or `unlimited`
-    #[arg(long, default_value = "100MB/s", value_parser = parse_rate)]
-    rate: Option<Rate>,
+    #[arg(long, default_value = "100MB/s")]
+    rate: Demand,
     /// Writers, one thread each
     #[arg(long, default_value_t = 1)]
     writers: u32,
@@ -57,10 +57,20 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn parse_rate(text: &str) -> Result<Option<Rate>, String> {
-    match text {
-        "unlimited" => Ok(None),
-        rate => rate.parse().map(Some).map_err(|e: workload::units::UnitError| e.to_string()),
+/// How fast to write.
+#[derive(Clone, Copy)]
+enum Demand {
+    Limited(Rate),
+    Unlimited,
+}
+
+impl std::str::FromStr for Demand {
+    type Err = workload::units::UnitError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "unlimited" => Ok(Self::Unlimited),
+            rate => rate.parse().map(Self::Limited),
+        }
     }
 }
 
@@ -139,7 +149,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         schema: 1,
         run: run_id.to_string(),
         seconds,
-        rate_wanted: args.rate,
+        rate_wanted: match args.rate {
+            Demand::Limited(rate) => Some(rate),
+            Demand::Unlimited => None,
+        },
         rate_achieved: (stats.operations * spec.record.0) as f64 / seconds,
         operations: stats.operations,
         late: stats.late,
@@ -159,8 +172,8 @@ fn write_until_done(
     watermarks: &Watermarks,
 ) -> anyhow::Result<Stats> {
     let pace = match args.rate {
-        Some(rate) => Pace::BytesPerSecond(rate.0 as f64 / f64::from(args.writers)),
-        None => Pace::Unlimited,
+        Demand::Limited(rate) => Pace::BytesPerSecond(rate.0 as f64 / f64::from(args.writers)),
+        Demand::Unlimited => Pace::Unlimited,
     };
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..args.writers as usize)

@@ -1,0 +1,96 @@
+//! `verifier manifest` and `verifier compare`.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use verifier::manifest::Manifest;
+use verifier::verdict::Verdict;
+use workload::region::Region;
+use workload::units::Bytes;
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  verifier manifest region --output region.sha256.json")]
+pub(crate) struct ManifestArgs {
+    /// Region file, of whole pages
+    region: PathBuf,
+    /// Write the manifest here instead of to standard output
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  verifier compare region-at-source.json region-at-destination")]
+pub(crate) struct CompareArgs {
+    /// Region file or manifest
+    left: PathBuf,
+    /// Region file or manifest
+    right: PathBuf,
+    /// Print the differing ranges as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn manifest(args: &ManifestArgs) -> anyhow::Result<Verdict> {
+    let manifest = hash(&args.region)?;
+    let json = serde_json::to_string_pretty(&manifest)?;
+    match &args.output {
+        Some(path) => std::fs::write(path, json + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?,
+        None => writeln!(std::io::stdout(), "{json}")?,
+    }
+    Ok(Verdict::Proven)
+}
+
+pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Verdict> {
+    let (left, right) = (load(&args.left)?, load(&args.right)?);
+    let differences = left.differences(&right);
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let report = serde_json::json!({
+            "schema": 1, "equal": differences.is_empty(),
+            "left_root": left.root, "right_root": right.root, "differences": differences,
+        });
+        writeln!(out, "{report}")?;
+    } else if differences.is_empty() {
+        writeln!(
+            out,
+            "equal: {} in {} leaves, root {}",
+            Bytes(left.bytes),
+            left.leaves.len(),
+            left.root
+        )?;
+    } else {
+        for (start, end) in &differences {
+            writeln!(out, "different: bytes {start:#x} to {end:#x}")?;
+        }
+    }
+    Ok(if differences.is_empty() { Verdict::Proven } else { Verdict::Wrong })
+}
+
+/// A manifest is JSON and starts with a brace; a stamped region practically never does.
+fn load(path: &Path) -> anyhow::Result<Manifest> {
+    let mut first = [0];
+    let mut file =
+        std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    if file.read(&mut first).with_context(|| format!("cannot read {}", path.display()))? == 1
+        && first == *b"{"
+        && let Ok(text) = std::fs::read_to_string(path)
+    {
+        return serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a manifest", path.display()));
+    }
+    hash(path)
+}
+
+fn hash(path: &Path) -> anyhow::Result<Manifest> {
+    let size =
+        std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
+    anyhow::ensure!(
+        size > 0 && size % workload::PAGE_BYTES == 0,
+        "{} holds {size} bytes, which is not a whole number of 4 KiB pages",
+        path.display()
+    );
+    Ok(Manifest::of(&Region::open(path, Bytes(size))?))
+}

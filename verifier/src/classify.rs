@@ -1,0 +1,193 @@
+//! What is wrong with a line that is not what it must be.
+//!
+//! Pure functions of the line found, the line expected, and for whole pages of the moments at
+//! which each of its lines would have been right.
+
+use serde::{Deserialize, Serialize};
+use workload::line::{Generation, Line, LineAddress, StampKey, ZERO_LINE, distance_bits};
+
+/// Most differing bits that still count as flipped bits of the expected line. Unrelated lines
+/// differ in 256 bits, give or take 11; one foreign word differs in 32.
+const FLIPPED_BITS_MAX: u32 = 16;
+
+/// A class of fault; parameters are those that neighbouring faults can share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "class")]
+pub enum Class {
+    /// An older content of the same line: a write was lost.
+    Stale {
+        /// How many generations behind.
+        behind: u64,
+    },
+    /// A newer content than the watermark accounts for.
+    Future {
+        /// How many generations ahead.
+        ahead: u64,
+    },
+    /// One page holds two moments of its history.
+    Torn,
+    /// A line of another address.
+    Misplaced {
+        /// Address it belongs to minus address it was found at, in bytes.
+        offset_bytes: i64,
+    },
+    /// Zero where there must be content.
+    Zeroed,
+    /// Content where there must be zero.
+    Unzeroed,
+    /// The expected line, but for some bits.
+    BitFlip {
+        /// How many.
+        bits: u32,
+    },
+    /// Bytes that were never a line of this region.
+    Foreign,
+}
+
+impl Class {
+    /// The class's name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stale { .. } => "STALE",
+            Self::Future { .. } => "FUTURE",
+            Self::Torn => "TORN",
+            Self::Misplaced { .. } => "MISPLACED",
+            Self::Zeroed => "ZEROED",
+            Self::Unzeroed => "UNZEROED",
+            Self::BitFlip { .. } => "BITFLIP",
+            Self::Foreign => "FOREIGN",
+        }
+    }
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stale { behind } => write!(f, "STALE ({behind} behind)"),
+            Self::Future { ahead } => write!(f, "FUTURE ({ahead} ahead)"),
+            Self::Misplaced { offset_bytes } => {
+                write!(f, "MISPLACED (belongs {offset_bytes:+} bytes from here)")
+            }
+            Self::BitFlip { bits } => write!(f, "BITFLIP ({bits} bits)"),
+            other => f.write_str(other.name()),
+        }
+    }
+}
+
+/// A line that is not what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineFault {
+    /// What is wrong with it.
+    pub class: Class,
+    /// The generation found, where the line could be identified as one of this address.
+    pub found: Option<Generation>,
+}
+
+/// Judges one line at `address`, where `expected` of generation `generation` should stand.
+/// `None` if they agree. `lines` is the number of lines of the region.
+pub fn line(
+    key: StampKey,
+    lines: u64,
+    address: LineAddress,
+    generation: Generation,
+    expected: &Line,
+    found: &Line,
+) -> Option<LineFault> {
+    if expected == found {
+        return None;
+    }
+    let fault = |class, found| Some(LineFault { class, found });
+    if *found == ZERO_LINE {
+        return fault(Class::Zeroed, None);
+    }
+    if *expected == ZERO_LINE {
+        return fault(Class::Unzeroed, None);
+    }
+    match key.identify(found) {
+        Some((at, g)) if at == address && g < generation => {
+            return fault(Class::Stale { behind: generation - g }, Some(g));
+        }
+        Some((at, g)) if at == address => {
+            return fault(Class::Future { ahead: g - generation }, Some(g));
+        }
+        Some((at, _)) if at < lines => {
+            let offset_bytes = (at as i64 - address as i64) * workload::LINE_BYTES as i64;
+            return fault(Class::Misplaced { offset_bytes }, None);
+        }
+        _ => {}
+    }
+    let bits = distance_bits(expected, found);
+    if bits <= FLIPPED_BITS_MAX {
+        return fault(Class::BitFlip { bits }, Some(generation));
+    }
+    // A line torn inside: each word is of this generation or of the one before.
+    if let Some(before) = generation.checked_sub(1) {
+        let older = key.line(address, before);
+        if found.iter().zip(expected.iter().zip(&older)).all(|(f, (e, o))| f == e || f == o) {
+            return fault(Class::Torn, None);
+        }
+        let bits = distance_bits(&older, found);
+        if bits <= FLIPPED_BITS_MAX {
+            return fault(Class::BitFlip { bits }, Some(before));
+        }
+    }
+    fault(Class::Foreign, None)
+}
+
+/// The watermarks at which a line would be right: from `since` to `until`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moments {
+    /// First watermark at which the line stands like this.
+    pub since: u64,
+    /// Last one.
+    pub until: u64,
+}
+
+/// Whether no single moment explains all of a page's lines: the page is torn.
+pub fn torn(lines: impl Iterator<Item = Moments>) -> bool {
+    let (since, until) = lines
+        .fold((0, u64::MAX), |(since, until), line| (since.max(line.since), until.min(line.until)));
+    since > until
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: u64 = 1 << 20;
+
+    fn judge(found: Line) -> Option<Class> {
+        let key = StampKey::from_seed(1);
+        line(key, LINES, 100, 5, &key.line(100, 5), &found).map(|f| f.class)
+    }
+
+    #[test]
+    fn every_class_has_its_face() {
+        let key = StampKey::from_seed(1);
+        assert_eq!(judge(key.line(100, 5)), None);
+        assert_eq!(judge(key.line(100, 2)), Some(Class::Stale { behind: 3 }));
+        assert_eq!(judge(key.line(100, 6)), Some(Class::Future { ahead: 1 }));
+        assert_eq!(judge(key.line(36, 9)), Some(Class::Misplaced { offset_bytes: -4096 }));
+        assert_eq!(judge(ZERO_LINE), Some(Class::Zeroed));
+        let mut flipped = key.line(100, 5);
+        flipped[7] ^= 1 << 63;
+        assert_eq!(judge(flipped), Some(Class::BitFlip { bits: 1 }));
+        flipped[0] ^= 3;
+        assert_eq!(judge(flipped), Some(Class::BitFlip { bits: 3 }));
+        assert_eq!(judge(StampKey::from_seed(2).line(100, 5)), Some(Class::Foreign));
+        assert_eq!(judge(key.line(LINES, 5)), Some(Class::Foreign), "beyond the region");
+        let mut half = key.line(100, 5);
+        half[4..].copy_from_slice(&key.line(100, 4)[4..]);
+        assert_eq!(judge(half), Some(Class::Torn));
+        let unzeroed = line(key, LINES, 100, 5, &ZERO_LINE, &key.line(100, 5));
+        assert_eq!(unzeroed.map(|f| f.class), Some(Class::Unzeroed));
+    }
+
+    #[test]
+    fn torn_means_no_common_moment() {
+        let m = |since, until| Moments { since, until };
+        assert!(!torn([m(0, 5), m(5, 9), m(2, 7)].into_iter()));
+        assert!(torn([m(0, 4), m(5, 9)].into_iter()));
+        assert!(!torn([].into_iter()));
+    }
+}

@@ -1,0 +1,129 @@
+//! Faults gathered into runs, counted by class, and searched for what they have in common.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use workload::spec::Workload;
+use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
+
+use crate::classify::{Class, LineFault};
+
+/// Most extents kept; beyond that faults are only counted.
+pub const EXTENTS_MAX: usize = 4096;
+
+/// A run of neighbouring lines with the same fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Byte offset of the first line in the region.
+    pub address: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Page of the first line.
+    pub page: u64,
+    /// Which writer owns it.
+    pub writer: u32,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub class: Class,
+    /// Generation that the first line must have.
+    pub expected: u64,
+    /// Generation that it has, where that could be told.
+    pub found: Option<u64>,
+}
+
+/// All faults of a scan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Faults {
+    /// Runs in ascending order, at most [`EXTENTS_MAX`].
+    pub extents: Vec<Extent>,
+    /// Faulty lines by class name: complete, also where extents were left out.
+    pub lines: BTreeMap<String, u64>,
+}
+
+impl Faults {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Adds one line; lines come in ascending order.
+    pub fn push(&mut self, address: u64, writer: usize, expected: u64, fault: LineFault) {
+        *self.lines.entry(fault.class.name().to_owned()).or_default() += 1;
+        let offset = address * LINE_BYTES;
+        let writer = writer as u32;
+        if !self.grow_last(offset, LINE_BYTES, fault.class, writer)
+            && self.extents.len() < EXTENTS_MAX
+        {
+            self.extents.push(Extent {
+                address: offset,
+                bytes: LINE_BYTES,
+                page: address / PAGE_LINES,
+                writer,
+                class: fault.class,
+                expected,
+                found: fault.found,
+            });
+        }
+    }
+
+    /// Adds the faults of a range that follows.
+    pub fn append(&mut self, other: Self) {
+        for (class, count) in other.lines {
+            *self.lines.entry(class).or_default() += count;
+        }
+        for extent in other.extents {
+            if !self.grow_last(extent.address, extent.bytes, extent.class, extent.writer)
+                && self.extents.len() < EXTENTS_MAX
+            {
+                self.extents.push(extent);
+            }
+        }
+    }
+
+    /// Extends the last extent by what follows it and is of the same kind.
+    fn grow_last(&mut self, address: u64, bytes: u64, class: Class, writer: u32) -> bool {
+        match self.extents.last_mut() {
+            Some(last)
+                if last.address + last.bytes == address
+                    && last.class == class
+                    && last.writer == writer =>
+            {
+                last.bytes += bytes;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the extents have in common: hints at the cause, in words.
+    pub fn in_common(&self, workload: &Workload) -> Vec<String> {
+        let mut facts = Vec::new();
+        let [first, .., _] = self.extents.as_slice() else { return facts };
+        let extents = &self.extents;
+        if extents.iter().all(|e| e.class == first.class) {
+            facts.push(format!("all are {}", first.class));
+        }
+        let alignment = extents.iter().fold(u64::MAX, |align, e| {
+            align.min(1 << (e.address | e.bytes).trailing_zeros().min(63))
+        });
+        if alignment >= PAGE_BYTES {
+            facts.push(format!("all start and end at multiples of {alignment} bytes"));
+        }
+        let distance = |pair: &[Extent]| pair[1].address - pair[0].address;
+        let step = distance(&extents[..2]);
+        if extents.len() > 2 && extents.windows(2).all(|pair| distance(pair) == step) {
+            facts.push(format!("they repeat every {step} bytes"));
+        }
+        let record = workload.spec().record.0;
+        let slot = |e: &Extent| {
+            let share = &workload.shares()[e.writer as usize];
+            (e.writer, (e.address - share.first_page * PAGE_BYTES) / record)
+        };
+        if extents.iter().all(|e| slot(e) == slot(first)) {
+            facts.push(format!("all are in slot {} of writer {}", slot(first).1, first.writer));
+        } else if extents.iter().all(|e| e.writer == first.writer) && workload.shares().len() > 1 {
+            facts.push(format!("all belong to writer {}", first.writer));
+        }
+        facts
+    }
+}
