@@ -130,8 +130,11 @@ impl JournalWriter {
     /// # Errors
     /// The file cannot be made or written.
     pub fn create(path: &Path, run: RunId, spec: &WorkloadSpec) -> Result<Self, JournalError> {
-        let file = File::create(path).map_err(io_error(path, "create"))?;
-        let mut journal = Self { path: path.to_owned(), file, run };
+        let mut journal = Self::append(path, run)?;
+        // Not for pipes. Appending all along, because other hosts may append to the same file.
+        if journal.file.metadata().is_ok_and(|m| m.is_file()) {
+            journal.file.set_len(0).map_err(io_error(path, "truncate"))?;
+        }
         let json =
             serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
         journal.line(&format!("S {run} {json}"))?;

@@ -1,0 +1,58 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use migrate_core::link::tls::Identity;
+use migrate_core::link::{Exposure, LinkSettings};
+use workload::units::parse_duration;
+
+/// Protection and timeouts of the link.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LinkArgs {
+    /// Mutual TLS with ca-cert.pem, client-cert.pem, client-key.pem, server-cert.pem and
+    /// server-key.pem in this directory
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// Send guest memory unprotected beyond loopback
+    #[arg(long, conflicts_with = "tls_dir")]
+    insecure: bool,
+    /// Longest silence or stall before the link counts as lost
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = parse_duration)]
+    link_timeout: Duration,
+}
+
+impl LinkArgs {
+    /// Checks what can be checked before anything is started.
+    pub(crate) fn resolve(&self, role: &str) -> anyhow::Result<LinkSettings> {
+        anyhow::ensure!(
+            self.link_timeout >= Duration::from_millis(100),
+            "--link-timeout must be at least 100ms"
+        );
+        let identity = self.tls_dir.as_deref().map(Identity::in_directory);
+        if let Some(identity) = &identity {
+            identity.check(role)?;
+        }
+        let exposure = match self.insecure {
+            true => Exposure::Insecure,
+            false => Exposure::LoopbackOnly,
+        };
+        Ok(LinkSettings { identity, exposure, timeout: self.link_timeout })
+    }
+}
+
+/// Where handovers are recorded.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StateArgs {
+    /// Where handover records are kept while a handover is under way
+    #[arg(long, value_name = "DIR", default_value_os_t = default_state_dir())]
+    pub(crate) state_dir: PathBuf,
+    /// How long a guest stays stopped, waiting for an unresolved handover to be resolved
+    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = parse_duration)]
+    pub(crate) resolve_timeout: Duration,
+}
+
+fn default_state_dir() -> PathBuf {
+    std::env::temp_dir().join("vmigrate")
+}

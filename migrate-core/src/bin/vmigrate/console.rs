@@ -1,0 +1,125 @@
+//! Progress on standard error: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use migrate_core::memory::PAGE_BYTES;
+use migrate_core::{destination, source};
+use workload::interrupt;
+use workload::units::{Bytes, Rate};
+
+/// Time between plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Says on standard error what goes on, and hears Ctrl-C.
+pub(crate) struct Console {
+    bar: Option<ProgressBar>,
+    round: u32,
+    shown: Instant,
+    /// Interrupts that had been counted when this console began.
+    interrupts: usize,
+}
+
+impl Console {
+    pub(crate) fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix:>9} [{bar:24}] {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ");
+            ProgressBar::new(1).with_style(style)
+        });
+        Self { bar, round: 0, shown: Instant::now(), interrupts: interrupt::count() }
+    }
+
+    /// Whether the user interrupted since this console began.
+    pub(crate) fn interrupted(&self) -> bool {
+        interrupt::count() > self.interrupts
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("vmigrate: {text}")),
+            None => eprintln!("vmigrate: {text}"),
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl source::Observer for Console {
+    fn progress(&mut self, progress: source::Progress) {
+        match progress {
+            source::Progress::Setup => self.say("connecting; the destination prepares its memory"),
+            source::Progress::Round {
+                round,
+                remaining_pages,
+                dirtied_pages,
+                send_rate,
+                dirty_rate,
+                held_share,
+            } => {
+                let text = format!(
+                    "{} left, {} dirty, {} sent, {} dirtied, throttle {:.0} %",
+                    Bytes(remaining_pages * PAGE_BYTES),
+                    Bytes(dirtied_pages * PAGE_BYTES),
+                    Rate(send_rate as u64),
+                    Rate(dirty_rate as u64),
+                    held_share * 100.0
+                );
+                match &self.bar {
+                    Some(bar) => {
+                        if self.round != round {
+                            bar.set_prefix(format!("round {round}"));
+                            bar.set_length(remaining_pages.max(1));
+                            self.round = round;
+                        }
+                        bar.set_position(bar.length().unwrap_or(0).saturating_sub(remaining_pages));
+                        bar.set_message(text);
+                    }
+                    None if self.shown.elapsed() > LINE_INTERVAL => {
+                        self.shown = Instant::now();
+                        self.say(&format!("round {round}: {text}"));
+                    }
+                    None => {}
+                }
+            }
+            source::Progress::Stun { .. } => {}
+            source::Progress::Unresolved { migration } => {
+                self.say(&format!(
+                    "handover {migration} is unresolved; the guest stays stopped while the \
+                     destination is asked again (see `vmigrate resolve --help`)"
+                ));
+            }
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.interrupted()
+    }
+}
+
+impl destination::Observer for Console {
+    fn progress(&mut self, progress: destination::Progress) {
+        match progress {
+            destination::Progress::Rejected { what } => self.say(&format!("turned away {what}")),
+            destination::Progress::Setup { peer, pages } => {
+                self.say(&format!("migration {peer}: preparing {}", Bytes(pages * PAGE_BYTES)));
+            }
+            destination::Progress::Receiving => self.say("receiving"),
+            destination::Progress::Prepared => self.say("complete and checked; ready to run"),
+            destination::Progress::Unresolved { migration } => self.say(&format!(
+                "the source of {migration} was lost; keeping the guest stopped until it is back"
+            )),
+            destination::Progress::Running => self.say("the guest runs here"),
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.interrupted()
+    }
+}

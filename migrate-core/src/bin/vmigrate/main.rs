@@ -1,0 +1,57 @@
+//! `vmigrate`: move a running guest, measure it, prove it.
+
+mod args;
+mod bench;
+mod console;
+mod output;
+mod receive;
+mod resolve;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use workload::exit;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "iperf for live VM migration, with proof",
+    after_help = exit::HELP
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One host: the 10-versus-40 GbE experiment scaled to this machine, proven
+    Bench(bench::Args),
+    /// Start a guest that keeps writing and migrate it to a waiting receiver
+    Send(send::Args),
+    /// Wait for a guest, run it, and prove it
+    Receive(receive::Args),
+    /// Finish a handover that lost its link in the one ambiguous moment
+    Resolve(resolve::Args),
+    /// Print the JSON schema of a command's --json output
+    Schema(output::SchemaArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Receive(args) => receive::run(&args),
+        Command::Resolve(args) => resolve::run(&args),
+        Command::Schema(args) => output::schema(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            // One line: the causes are part of the message.
+            eprintln!("vmigrate: {e:#}");
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}

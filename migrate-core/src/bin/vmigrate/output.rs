@@ -1,0 +1,269 @@
+//! What the commands report: JSON with a schema, or text for people.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+use migrate_core::guest::process::proof::{Proof, Scanned};
+use migrate_core::memory::PAGE_BYTES;
+use migrate_core::report::MigrationReport;
+use schemars::JsonSchema;
+use serde::Serialize;
+use verifier::verdict::Verdict;
+use workload::exit;
+use workload::spec::WorkloadSpec;
+use workload::units::{Bytes, Rate};
+
+/// Version of the documents of this module.
+pub(crate) const SCHEMA: u32 = 1;
+/// Rounds shown as text; JSON has all.
+const ROUNDS_SHOWN: usize = 16;
+
+/// One guest, and every attempt to migrate it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RunReport {
+    /// Version of this format.
+    pub(crate) schema: u32,
+    /// What the guest wrote.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    pub(crate) workload: WorkloadSpec,
+    /// Bytes of records per second that were wanted; null for as fast as possible.
+    pub(crate) rate_wanted: Option<u64>,
+    /// Bytes of records per second that the guest wrote from the first page to the stun.
+    pub(crate) rate_achieved: f64,
+    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about memory where the guest runs now.
+    pub(crate) verdict: String,
+    /// Exit code of the command.
+    pub(crate) exit_code: u8,
+    /// Every attempt, the last one last.
+    pub(crate) attempts: Vec<MigrationReport>,
+    /// The proof of the attempt that succeeded.
+    pub(crate) proof: Option<Proof>,
+    /// The scan at the source after the last attempt failed.
+    pub(crate) source_scan: Option<Scanned>,
+    /// Longest time between two heartbeats in the journal, in milliseconds, if there was one.
+    pub(crate) journal_gap_ms: Option<f64>,
+}
+
+/// A ratio of two migration times beside the model's and the paper's.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct RatioReport {
+    /// Dirty rate over slow link bandwidth, as asked for.
+    pub(crate) r_wanted: f64,
+    /// As measured.
+    pub(crate) r: f64,
+    /// Fast link over slow link bandwidth, as measured.
+    pub(crate) k: f64,
+    /// Pages dirtied over pages sent under SDPS, as measured; null if it never throttled.
+    pub(crate) beta: Option<f64>,
+    /// Mean migration time over the slow link, milliseconds.
+    pub(crate) slow_ms: f64,
+    /// Mean migration time over the fast link, milliseconds.
+    pub(crate) fast_ms: f64,
+    /// Slow over fast.
+    pub(crate) measured: f64,
+    /// Standard deviation of the ratio over iterations; null for one iteration.
+    pub(crate) spread: Option<f64>,
+    /// What the model says at the measured r, k and beta.
+    pub(crate) model: f64,
+    /// What the white paper reports.
+    pub(crate) paper: f64,
+}
+
+/// One migration of a bench.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BenchRun {
+    /// Dirty rate over slow link bandwidth, as asked for.
+    pub(crate) r_wanted: f64,
+    /// Bandwidth of the link, bytes per second.
+    pub(crate) link: u64,
+    /// From 1.
+    pub(crate) iteration: u32,
+    /// The run.
+    pub(crate) run: RunReport,
+}
+
+/// A whole bench.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct BenchReport {
+    /// Version of this format.
+    pub(crate) schema: u32,
+    /// Which reading of the white paper: `sdps` or `unthrottled`.
+    pub(crate) reading: String,
+    /// Every migration.
+    pub(crate) runs: Vec<BenchRun>,
+    /// One per workload; empty if a migration failed.
+    pub(crate) ratios: Vec<RatioReport>,
+    /// The worst verdict.
+    pub(crate) verdict: String,
+    /// Exit code of the command.
+    pub(crate) exit_code: u8,
+}
+
+/// What a receiver reports.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ReceiveReport {
+    /// Version of this format.
+    pub(crate) schema: u32,
+    /// The migration's id, 32 hexadecimal digits.
+    pub(crate) migration: String,
+    /// Hosts the guest has left.
+    pub(crate) epoch: u64,
+    /// Pages received, zero pages and repeats included.
+    pub(crate) pages: u64,
+    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`.
+    pub(crate) verdict: String,
+    /// What speaks against a proof.
+    pub(crate) reasons: Vec<String>,
+    /// The scans.
+    pub(crate) testimony: migrate_core::guest::process::proof::Testimony,
+}
+
+/// Whose schema.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Document {
+    Bench,
+    Send,
+    Receive,
+}
+
+#[derive(Args)]
+pub(crate) struct SchemaArgs {
+    /// Which command's output
+    document: Document,
+}
+
+pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
+    let schema = match args.document {
+        Document::Bench => schemars::schema_for!(BenchReport),
+        Document::Send => schemars::schema_for!(RunReport),
+        Document::Receive => schemars::schema_for!(ReceiveReport),
+    };
+    print_json(&schema)?;
+    Ok(exit::PROVEN)
+}
+
+/// Prints a document on standard output.
+pub(crate) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(document)?)?;
+    Ok(())
+}
+
+/// The exit code of a run, from its verdict and whether the guest moved.
+pub(crate) fn exit_code(verdict: Verdict, error: Option<&migrate_core::Error>) -> u8 {
+    match error {
+        _ if verdict == Verdict::Wrong => exit::WRONG,
+        Some(migrate_core::Error::Unresolved { .. }) => exit::UNRESOLVED,
+        Some(_) => exit::FAILED,
+        None => verdict.exit_code(),
+    }
+}
+
+/// One migration as text.
+pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for attempt in &run.attempts {
+        print_attempt(&mut out, attempt)?;
+    }
+    if let Some(wanted) = run.rate_wanted {
+        let slowdown = (1.0 - run.rate_achieved / wanted as f64).max(0.0) * 100.0;
+        writeln!(
+            out,
+            "  guest     {} of {} wanted: slowed by {slowdown:.1} %",
+            Rate(run.rate_achieved as u64),
+            Rate(wanted)
+        )?;
+    }
+    if let Some(proof) = &run.proof {
+        if let Some(t) = &proof.testimony {
+            let journal = run
+                .journal_gap_ms
+                .map_or(String::new(), |gap| format!(", journal gap {gap:.1} ms"));
+            writeln!(
+                out,
+                "  witnesses guest felt {:.1} ms{journal} (both include the proof)",
+                t.felt_gap_ms
+            )?;
+        }
+        for reason in &proof.reasons {
+            writeln!(out, "  reason    {reason}")?;
+        }
+    }
+    if let Some(scan) = &run.source_scan {
+        let state = scan.first_fault().unwrap_or_else(|| "clean".to_owned());
+        writeln!(out, "  source    guest ran on here; {} lines scanned: {state}", scan.lines)?;
+    }
+    writeln!(out, "  verdict   {}", run.verdict)?;
+    Ok(())
+}
+
+fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+    writeln!(
+        out,
+        "  migration {} of {} ({}, tracker {})",
+        &m.id[..8],
+        Bytes(m.memory_pages * PAGE_BYTES),
+        m.policy.name(),
+        m.tracker
+    )?;
+    if m.outcome != "done" {
+        writeln!(out, "  failed    {}", m.outcome)?;
+    }
+    writeln!(
+        out,
+        "  time      {:.3} s, after {:.3} s of setup; {} of pages at {}, {:.2} % overhead",
+        m.migration_ms / 1e3,
+        m.setup_ms / 1e3,
+        Bytes(m.page_bytes),
+        Rate(m.send_rate() as u64),
+        (m.wire_bytes as f64 / m.page_bytes.max(1) as f64 - 1.0).max(0.0) * 100.0
+    )?;
+    if m.stun.is_some() {
+        let d = &m.downtime;
+        let judged = match m.over_goal {
+            true => format!("OVER the goal of {:.1} ms", m.downtime_goal_ms),
+            false => format!("within the goal of {:.1} ms", m.downtime_goal_ms),
+        };
+        writeln!(
+            out,
+            "  downtime  {:.1} ms, {judged}: pause {:.1}, harvest {:.1}, send {:.1} ({} pages), state {:.1}, resume {:.1}; proof {:.1} apart",
+            d.total_ms,
+            d.pause_ms,
+            d.harvest_ms,
+            d.send_ms,
+            d.pages,
+            d.state_ms,
+            d.resume_ms,
+            d.proof_ms
+        )?;
+    }
+    print_rounds(out, m)
+}
+
+fn print_rounds(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+    if m.rounds.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "  round        ms        sent     dirtied    sent/s  dirtied/s  throttle")?;
+    let hidden = m.rounds.len().saturating_sub(ROUNDS_SHOWN);
+    for (i, r) in m.rounds.iter().enumerate() {
+        // The first and the last ones; the middle of a long series says little.
+        if hidden > 0 && i == ROUNDS_SHOWN / 2 {
+            writeln!(out, "  ... {hidden} rounds left out (see --json)")?;
+        }
+        if hidden > 0 && (ROUNDS_SHOWN / 2..ROUNDS_SHOWN / 2 + hidden).contains(&i) {
+            continue;
+        }
+        writeln!(
+            out,
+            "  {:>5} {:>9.1} {:>11} {:>11} {:>9.1} {:>10.1} {:>7.1} %",
+            r.round,
+            r.elapsed_ms,
+            Bytes((r.sent_pages + r.zero_pages) * PAGE_BYTES),
+            Bytes(r.dirtied_pages * PAGE_BYTES),
+            r.send_rate / 1e6,
+            r.dirty_rate / 1e6,
+            r.held_share * 100.0
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use migrate_core::Error;
+use migrate_core::destination::{self, Arrived, DestinationSettings};
+use migrate_core::guest::process::proof::{Testimony, judge};
+use migrate_core::guest::process::{ProcessFactory, ProcessShadow};
+use migrate_core::link::{self, Listener};
+use workload::units::parse_duration;
+use workload::{exit, interrupt};
+
+use crate::args::{LinkArgs, StateArgs};
+use crate::console::Console;
+use crate::output::{ReceiveReport, SCHEMA, print_json};
+
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    vmigrate receive --listen 127.0.0.1:7400\n  \
+    vmigrate receive --listen 0.0.0.0:7400 --tls-dir /etc/vmigrate/tls")]
+pub(crate) struct Args {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = link::resolve)]
+    listen: SocketAddr,
+    /// Give up if no guest came after this long
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    wait: Option<Duration>,
+    /// Go on with this journal of heartbeats
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+    /// Print the address that is listened on as the first line of standard output
+    #[arg(long, hide = true)]
+    announce: bool,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let listener = Listener::bind(args.listen, args.link.resolve("server")?)?;
+    interrupt::install().context("cannot watch for Ctrl-C")?;
+    let address = listener.address()?;
+    if args.announce {
+        writeln!(std::io::stdout(), "{address}")?;
+    }
+    let mut console = Console::new();
+    console.say(&format!("listening on {address}"));
+    let settings = DestinationSettings {
+        arrival_timeout: args.wait,
+        resolve_timeout: args.state.resolve_timeout,
+    };
+    let mut factory = ProcessFactory { journal: args.journal.clone() };
+    match destination::receive(&listener, &mut factory, &settings, &mut console) {
+        Ok(arrived) => {
+            let report = prove(arrived, &console)?;
+            console.clear();
+            print(args, &report)
+        }
+        Err(error) => {
+            console.clear();
+            eprintln!("vmigrate: {error}");
+            Ok(match error {
+                Error::Unresolved { .. } => exit::UNRESOLVED,
+                _ => exit::FAILED,
+            })
+        }
+    }
+}
+
+/// Lets the guest run on, looks again, and tells the source.
+fn prove(arrived: Arrived<ProcessShadow>, console: &Console) -> anyhow::Result<ReceiveReport> {
+    let shadow = arrived.guest;
+    let mut guest = shadow.guest.context("the guest does not run")?;
+    let run_on = Duration::from_millis(shadow.description.run_on_ms);
+    let start = Instant::now();
+    while start.elapsed() < run_on && !console.interrupted() {
+        std::thread::sleep(Duration::from_millis(20).min(run_on));
+    }
+    let testimony = Testimony {
+        before_resume: shadow.first_scan.context("the guest was not inspected")?,
+        after_run: guest.scan()?,
+        root: shadow.root,
+        felt_gap_ms: shadow.felt_gap.unwrap_or_default().as_secs_f64() * 1e3,
+    };
+    guest.stop()?;
+    if let Err(error) = arrived.control.send(&serde_json::to_vec(&testimony)?) {
+        console.say(&format!("the source will not hear of the proof: {error}"));
+    }
+    // What the source saw is its own affair; here the guest must be whole and go on writing.
+    let first = testimony.before_resume.watermarks.clone();
+    let began = first.iter().map(|w| w.saturating_sub(1)).collect();
+    let (verdict, proof) = judge(began, first.clone(), None, Some(testimony.clone()));
+    // A writer that had written nothing when it came is the source's finding, not ours.
+    Ok(ReceiveReport {
+        schema: SCHEMA,
+        migration: arrived.migration.to_string(),
+        epoch: arrived.epoch,
+        pages: arrived.pages,
+        verdict: verdict.to_string(),
+        reasons: proof.reasons,
+        testimony,
+    })
+}
+
+fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<u8> {
+    if args.json {
+        print_json(report)?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        let t = &report.testimony;
+        writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
+        writeln!(
+            out,
+            "scanned   {} lines before resume at {:?}, again at {:?}",
+            t.before_resume.lines, t.before_resume.watermarks, t.after_run.watermarks
+        )?;
+        for reason in &report.reasons {
+            writeln!(out, "reason    {reason}")?;
+        }
+        writeln!(out, "verdict   {}", report.verdict)?;
+    }
+    Ok(match report.verdict.as_str() {
+        "PROVEN" => exit::PROVEN,
+        "WRONG" => exit::WRONG,
+        _ => exit::INCONCLUSIVE,
+    })
+}

@@ -1,0 +1,325 @@
+//! `vmigrate send`: start a guest that keeps writing, migrate it, and hear what was proven.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use migrate_core::guest::Guest;
+use migrate_core::guest::process::proof::{self, Scanned, Testimony};
+use migrate_core::guest::process::{ProcessGuest, ProofSettings};
+use migrate_core::guest::tracker::{self, TrackerKind};
+use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::report::MigrationReport;
+use migrate_core::source::{self, Migrated, Notes, SourceSettings};
+use migrate_core::{Error, link};
+use verifier::evidence;
+use verifier::verdict::Verdict;
+use workload::interrupt;
+use workload::journal::Journal;
+use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
+use workload::units::{Bytes, Rate, parse_duration};
+
+use crate::args::{LinkArgs, StateArgs};
+use crate::console::Console;
+use crate::output::{RunReport, SCHEMA, exit_code, print_json, print_run};
+
+/// The guest writes for this long before the migration begins, so that it is in full swing.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How long a retry waits for a new receiver to listen.
+const RETRY_WAIT: Duration = Duration::from_secs(30);
+/// How long the destination may take for its proof, beyond the run-on time.
+const TESTIMONY_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    vmigrate send --to 127.0.0.1:7400 --memory 1GiB --workload stream --rate 110MB/s\n  \
+    vmigrate send --to 10.0.0.2:7400 --insecure --memory 4GiB --workload uniform \\\n      \
+    --rate 500MB/s --policy precopy --downtime 300ms --retry 1 --json")]
+pub(crate) struct Args {
+    /// Where a `vmigrate receive` waits
+    #[arg(long, value_name = "ADDR", value_parser = link::resolve)]
+    to: SocketAddr,
+    /// The guest's memory
+    #[arg(long, default_value = "512MiB")]
+    memory: Bytes,
+    /// Order in which the guest writes: stream or uniform
+    #[arg(long, default_value = "stream")]
+    workload: PatternKind,
+    /// Bytes of records the guest writes per second
+    #[arg(long, default_value = "100MB/s")]
+    rate: Rate,
+    /// Writers, one vCPU each
+    #[arg(long, default_value_t = 2)]
+    writers: u32,
+    /// Bytes per record: a power of two from 64 to 2MiB
+    #[arg(long, default_value = "16KiB")]
+    record: Bytes,
+    /// Determines every byte that is written
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Most downtime: the switchover goal
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+    downtime: Duration,
+    /// Most bytes per second on the wire
+    #[arg(long, value_name = "RATE")]
+    bandwidth: Option<Rate>,
+    /// Try again this often, with a new receiver, after a failed attempt
+    #[arg(long, default_value_t = 0)]
+    retry: u32,
+    /// After a failed or cancelled migration the guest runs on here for this long
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    linger: Duration,
+    /// Keep heartbeats in this file
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    link: LinkArgs,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// How the engine goes about it.
+#[derive(ClapArgs, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Who decides: vmotion, precopy or stop-and-copy
+    #[arg(long, default_value = "vmotion")]
+    pub(crate) policy: PolicyKind,
+    /// SDPS holds the dirty rate at this share of the send rate
+    #[arg(long, value_parser = parse_beta)]
+    pub(crate) beta: Option<f64>,
+    /// Most rounds of precopy
+    #[arg(long, default_value_t = 30)]
+    pub(crate) rounds: u32,
+    /// Give up after this long
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) time_limit: Duration,
+    /// Data streams
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) streams: u32,
+    /// Dirty tracker: auto, uffd or mprotect
+    #[arg(long, default_value = "auto")]
+    pub(crate) tracker: TrackerKind,
+    /// How long the guest runs at the destination before it is proven again
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) run_on: Duration,
+    /// Compare the SHA-256 roots of both hosts' memory as well
+    #[arg(long)]
+    pub(crate) audit: bool,
+}
+
+fn parse_beta(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(beta) if beta > 0.0 && beta < 1.0 => Ok(beta),
+        _ => Err("beta is a share above 0 and below 1, for example 0.9".to_owned()),
+    }
+}
+
+/// Everything one guest's migration needs.
+pub(crate) struct Plan {
+    pub(crate) spec: WorkloadSpec,
+    pub(crate) rate: Rate,
+    pub(crate) proof: ProofSettings,
+    pub(crate) tracker: TrackerKind,
+    pub(crate) source: SourceSettings,
+    pub(crate) journal: Option<PathBuf>,
+    pub(crate) retry: u32,
+    pub(crate) linger: Duration,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let spec = WorkloadSpec {
+        seed: args.seed,
+        memory: args.memory,
+        writers: args.writers,
+        record: args.record,
+        pattern: args.workload,
+        content: ContentKind::Random,
+    };
+    let engine = &args.engine;
+    let link = args.link.resolve("client")?;
+    link.allow(args.to)?;
+    let plan = Plan {
+        spec,
+        rate: args.rate,
+        proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
+        tracker: engine.tracker,
+        source: SourceSettings {
+            peer: args.to,
+            link,
+            streams: engine.streams,
+            bandwidth: args.bandwidth.map(|r| r.0 as f64),
+            policy: engine.policy,
+            limits: Settings {
+                goal: args.downtime,
+                beta: engine.beta.unwrap_or(Settings::default().beta),
+                rounds_max: engine.rounds,
+                time_max: engine.time_limit,
+            },
+            epoch: 1,
+            state_directory: args.state.state_dir.clone(),
+            resolve_timeout: args.state.resolve_timeout,
+        },
+        journal: args.journal.clone(),
+        retry: args.retry,
+        linger: args.linger,
+    };
+    interrupt::install().context("cannot watch for Ctrl-C")?;
+    let report = migrate(&plan)?;
+    match args.json {
+        true => print_json(&report)?,
+        false => print_run(&report)?,
+    }
+    Ok(report.exit_code)
+}
+
+/// Starts the guest, migrates it, and gathers what was proven.
+pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
+    let mut guest =
+        ProcessGuest::start_new(&plan.spec, Some(plan.rate), plan.proof, plan.journal.as_ref())?;
+    std::thread::sleep(WARM_UP);
+    let mut console = Console::new();
+    let mut attempts: Vec<MigrationReport> = Vec::new();
+    let mut lost = 0;
+    let waiting_since = Instant::now();
+    let (mut began, mut began_at);
+    let result = loop {
+        (began, began_at) = (guest.watermarks(), Instant::now());
+        let mut tracker = tracker::open(plan.tracker, guest.memory())?;
+        match source::migrate(&mut guest, &mut *tracker, &plan.source, &mut console) {
+            Ok(Migrated { report, control }) => {
+                attempts.push(report);
+                break Ok(control);
+            }
+            Err(failed) => {
+                let retryable = !matches!(
+                    failed.error,
+                    Error::Cancelled | Error::GaveUp(_) | Error::Unresolved { .. }
+                );
+                // A receiver that is not there yet costs no retry while we may wait for one.
+                let absent = matches!(failed.error, Error::Connect { .. }) && lost > 0;
+                let patient = absent && waiting_since.elapsed() < RETRY_WAIT * (lost + 1);
+                if !retryable || (!patient && lost >= plan.retry) {
+                    attempts.push(failed.report);
+                    break Err(failed.error);
+                }
+                if !patient {
+                    lost += 1;
+                    console.say(&format!("{}; the guest runs on here, trying again", failed.error));
+                    attempts.push(failed.report);
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+    };
+    let record = plan.spec.record.0;
+    let mut report = RunReport {
+        schema: SCHEMA,
+        workload: plan.spec.clone(),
+        rate_wanted: Some(plan.rate.0),
+        rate_achieved: 0.0,
+        verdict: String::new(),
+        exit_code: 0,
+        attempts,
+        proof: None,
+        source_scan: None,
+        journal_gap_ms: None,
+    };
+    let rate = |guest: &ProcessGuest, seconds: f64| {
+        let before: u64 = began.iter().sum();
+        (guest.watermarks().iter().sum::<u64>() - before) as f64 * record as f64 / seconds
+    };
+    let verdict = match &result {
+        Ok(control) => {
+            let last = report.attempts.last();
+            let seconds = last.map_or(0.0, |m| (m.total_ms - m.downtime.total_ms) / 1e3);
+            report.rate_achieved = rate(&guest, seconds);
+            let (verdict, proof) = hear(&guest, &began, control.as_ref(), plan, &console);
+            report.proof = Some(proof);
+            verdict
+        }
+        Err(Error::Unresolved { .. }) => Verdict::Inconclusive,
+        Err(_) => {
+            report.rate_achieved = rate(&guest, began_at.elapsed().as_secs_f64());
+            let (verdict, scan) = run_on_here(&mut guest, plan, &console)?;
+            report.source_scan = Some(scan);
+            verdict
+        }
+    };
+    console.clear();
+    guest.stop()?;
+    let verdict = match &plan.journal {
+        Some(path) => {
+            let evidence = evidence::judge(&Journal::read(path)?);
+            report.journal_gap_ms = Some(evidence.longest_gap_ms);
+            match evidence.breaches.is_empty() {
+                true => verdict,
+                false => Verdict::Wrong,
+            }
+        }
+        None => verdict,
+    };
+    report.verdict = verdict.to_string();
+    report.exit_code = exit_code(verdict, result.as_ref().err());
+    Ok(report)
+}
+
+/// Waits for the destination's testimony and judges it.
+fn hear(
+    guest: &ProcessGuest,
+    began: &[u64],
+    control: Option<&Notes>,
+    plan: &Plan,
+    console: &Console,
+) -> (Verdict, proof::Proof) {
+    let stunned = guest.watermarks();
+    let root = plan.proof.audit.then(|| proof::root(guest.region()));
+    let patience = TESTIMONY_TIMEOUT + plan.proof.run_on;
+    let testimony: Option<Testimony> = control.and_then(|notes| {
+        let note = notes.receive(patience, &|| console.interrupted());
+        match note.map(|bytes| serde_json::from_slice(&bytes)) {
+            Ok(Ok(testimony)) => Some(testimony),
+            Ok(Err(error)) => {
+                console.say(&format!("the destination's testimony cannot be read: {error}"));
+                None
+            }
+            Err(error) => {
+                console.say(&format!("the destination's testimony did not arrive: {error}"));
+                None
+            }
+        }
+    });
+    proof::judge(began.to_vec(), stunned, root, testimony)
+}
+
+/// After a failure: the guest goes on here for a while, and is then checked.
+fn run_on_here(
+    guest: &mut ProcessGuest,
+    plan: &Plan,
+    console: &Console,
+) -> anyhow::Result<(Verdict, Scanned)> {
+    let resumed = guest.watermarks();
+    let interrupts = interrupt::count();
+    console.say(&format!(
+        "the guest runs on here for {:.1} s (Ctrl-C ends it now)",
+        plan.linger.as_secs_f64()
+    ));
+    let start = Instant::now();
+    while start.elapsed() < plan.linger && interrupt::count() == interrupts {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let scan = guest.scan()?;
+    let advanced = scan.watermarks.iter().zip(&resumed).all(|(now, then)| now > then);
+    let verdict = match (scan.first_fault(), advanced) {
+        (Some(_), _) => Verdict::Wrong,
+        (None, true) => Verdict::Proven,
+        (None, false) => Verdict::Inconclusive,
+    };
+    Ok((verdict, scan))
+}

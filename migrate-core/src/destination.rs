@@ -1,0 +1,557 @@
+//! The destination: builds the shadow, receives pages into place, runs the guest when told to.
+//!
+//! The shadow exists with all its memory populated before the first page is asked for. Once Ready
+//! was said the shadow is not forgotten because a connection was lost: it stays, stopped, until
+//! Run arrives with the right epoch (on a new connection if need be), or the wait is over.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory};
+use crate::link::Listener;
+use crate::link::channel::Channel;
+use crate::memory::shard;
+use crate::proto::ProtoError;
+use crate::proto::frame::{Header, Kind};
+use crate::proto::hello::{Hello, MigrationId, Role, Welcome};
+use crate::proto::state::{Destination as State, DestinationEvent};
+use crate::source::Notes;
+
+/// Time between signs of life on the control connection.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often waits look at whether the user cancelled.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the source may take to open its data streams.
+const STREAMS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationSettings {
+    /// For a source to come; `None` waits until cancelled.
+    pub arrival_timeout: Option<Duration>,
+    /// For an unresolved handover to be resolved, the guest stopped.
+    pub resolve_timeout: Duration,
+}
+
+/// What a user may want to see while it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Progress {
+    /// A caller was turned away.
+    Rejected {
+        /// Who and why.
+        what: String,
+    },
+    /// A source came; its shadow is being built.
+    Setup {
+        /// From where.
+        peer: String,
+        /// Pages of memory.
+        pages: u64,
+    },
+    /// Pages arrive.
+    Receiving,
+    /// Everything is here; waiting for the source's word.
+    Prepared,
+    /// The link is lost with the guest prepared: waiting for the source to come back.
+    Unresolved {
+        /// Which migration.
+        migration: MigrationId,
+    },
+    /// The guest runs here.
+    Running,
+}
+
+/// Who watches.
+pub trait Observer {
+    /// Something happened.
+    fn progress(&mut self, progress: Progress);
+    /// Whether to stop waiting; asked often.
+    fn cancelled(&self) -> bool;
+}
+
+/// A guest that arrived and runs here.
+#[derive(Debug)]
+pub struct Arrived<S> {
+    /// The guest.
+    pub guest: S,
+    /// Which migration brought it.
+    pub migration: MigrationId,
+    /// Hosts it has left.
+    pub epoch: u64,
+    /// Pages received, zero pages included.
+    pub pages: u64,
+    /// To the source, for the embedder's notes.
+    pub control: Notes,
+}
+
+/// What reaches the main loop from the connections.
+enum Signal {
+    Control(Result<(Header, Vec<u8>), Error>),
+    /// A data stream ended with this many pages received.
+    Stream(Result<u64, Error>),
+}
+
+/// Waits for one guest, receives it, and runs it.
+///
+/// # Errors
+/// Why it does not run here. The source was told, if it could be.
+pub fn receive<F: ShadowFactory>(
+    listener: &Listener,
+    factory: &mut F,
+    settings: &DestinationSettings,
+    observer: &mut dyn Observer,
+) -> Result<Arrived<F::Shadow>, Error> {
+    let (hello, control) = await_source(listener, settings, observer)?;
+    let control = Arc::new(control);
+    let mut session = Session {
+        listener,
+        settings,
+        observer,
+        hello,
+        tag: hello.migration.tag(),
+        control,
+        state: State::Setup,
+        last_alive: Instant::now(),
+    };
+    let result = session.run(factory);
+    if let Err(error) = &result {
+        session.complain(error);
+    }
+    result
+}
+
+fn await_source(
+    listener: &Listener,
+    settings: &DestinationSettings,
+    observer: &mut dyn Observer,
+) -> Result<(Hello, Channel), Error> {
+    let patience = settings.arrival_timeout.unwrap_or(Duration::from_secs(1 << 32));
+    let deadline = Instant::now() + patience;
+    loop {
+        let mut rejected = Vec::new();
+        let caller = listener.accept(deadline, &|| observer.cancelled(), &mut |peer, error| {
+            rejected.push(format!("{peer}: {error}"));
+        });
+        for what in rejected {
+            observer.progress(Progress::Rejected { what });
+        }
+        match caller? {
+            None => return Err(Error::NobodyCame(patience)),
+            Some(caller) if caller.hello.role == Role::Control => {
+                let hello = caller.hello;
+                if let Ok(channel) = caller.answer(Welcome::Ok) {
+                    return Ok((hello, channel));
+                }
+            }
+            Some(caller) => {
+                let what = format!("{}: belongs to no migration under way", caller.peer);
+                observer.progress(Progress::Rejected { what });
+                let _ = caller.answer(Welcome::Unknown);
+            }
+        }
+    }
+}
+
+struct Session<'a> {
+    listener: &'a Listener,
+    settings: &'a DestinationSettings,
+    observer: &'a mut dyn Observer,
+    hello: Hello,
+    tag: u64,
+    control: Arc<Channel>,
+    state: State,
+    last_alive: Instant,
+}
+
+impl Session<'_> {
+    fn run<F: ShadowFactory>(&mut self, factory: &mut F) -> Result<Arrived<F::Shadow>, Error> {
+        let (mut shadow, streams) = self.setup(factory)?;
+        self.enter(DestinationEvent::ShadowReady)?;
+        self.observer.progress(Progress::Receiving);
+        let (signal, signals) = mpsc::channel();
+        let data = self.open_streams(streams, &shadow.memory(), &signal)?;
+        self.read_control(&signal)?;
+        let complete = self.collect(&signals, streams);
+        if complete.is_err() {
+            data.iter().for_each(|channel| channel.close());
+        }
+        let (pages, state) = complete?;
+        shadow.load_state(&state)?;
+        let inspecting = Instant::now();
+        shadow.inspect()?;
+        let inspected = inspecting.elapsed();
+        let epoch = self.hello.epoch;
+        let ready = Header::new(Kind::Ready, epoch, inspected.as_nanos() as u64, 0);
+        // From the moment Ready may have been heard, the shadow must not be dropped lightly.
+        self.enter(DestinationEvent::Complete)?;
+        self.observer.progress(Progress::Prepared);
+        let said = self.control.send(self.tag, &ready, &[]);
+        if said.is_err() || self.await_run(&signals).is_err() {
+            if self.state == State::Discarded {
+                return Err(Error::Peer("the source cancelled".to_owned()));
+            }
+            self.await_resolution(&signal, &signals)?;
+        }
+        shadow.start()?;
+        self.observer.progress(Progress::Running);
+        self.confirm(&signal, &signals)?;
+        Ok(Arrived {
+            guest: shadow,
+            migration: self.hello.migration,
+            epoch,
+            pages,
+            control: Notes { channel: self.control.clone(), tag: self.tag },
+        })
+    }
+
+    fn enter(&mut self, event: DestinationEvent) -> Result<(), Error> {
+        let why = "not in this state";
+        self.state =
+            self.state.next(event).ok_or(ProtoError::Unexpected { kind: Kind::Run, why })?;
+        Ok(())
+    }
+
+    /// Reads what guest is coming, and builds its shadow.
+    fn setup<F: ShadowFactory>(&mut self, factory: &mut F) -> Result<(F::Shadow, u64), Error> {
+        let doing = "reading the guest's description";
+        let header = self.control.read_header(self.tag, doing)?;
+        if header.kind != Kind::Setup {
+            return Err(ProtoError::Unexpected { kind: header.kind, why: "expected Setup" }.into());
+        }
+        let description = self.control.read_payload(&header, doing)?;
+        let (pages, streams) = (header.a, header.b);
+        self.observer
+            .progress(Progress::Setup { peer: format!("{}", self.hello.migration), pages });
+        // Building takes seconds for large guests; the source must hear that we live.
+        let shadow = std::thread::scope(|scope| {
+            let (stop, stopped) = mpsc::channel::<()>();
+            let (control, tag) = (self.control.clone(), self.tag);
+            scope.spawn(move || {
+                while stopped.recv_timeout(ALIVE_INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let _ = control.send(tag, &Header::new(Kind::Alive, 0, 0, 0), &[]);
+                }
+            });
+            let shadow = factory.create(&description, pages);
+            drop(stop);
+            shadow
+        })?;
+        if shadow.memory().pages() != pages {
+            return Err(GuestError::new("build a shadow", "it has another number of pages").into());
+        }
+        self.control
+            .send(self.tag, &Header::new(Kind::SetupDone, 0, 0, 0), &[])
+            .map_err(lost("confirming the shadow"))?;
+        Ok((shadow, streams))
+    }
+
+    /// Accepts one connection per stream and lets each receive into the shadow.
+    fn open_streams(
+        &mut self,
+        streams: u64,
+        memory: &MemoryView,
+        signal: &mpsc::Sender<Signal>,
+    ) -> Result<Vec<Arc<Channel>>, Error> {
+        let deadline = Instant::now() + STREAMS_TIMEOUT;
+        let mut open: Vec<Option<Arc<Channel>>> = vec![None; streams as usize];
+        while open.iter().any(Option::is_none) {
+            let caller = self.next_caller(deadline)?;
+            let Some(caller) = caller else {
+                return Err(Error::PeerSilent(STREAMS_TIMEOUT, "waiting for its data streams"));
+            };
+            let free = match caller.hello.role {
+                Role::Data { stream } if caller.hello.migration == self.hello.migration => {
+                    open.get(stream as usize).is_some_and(Option::is_none).then_some(stream)
+                }
+                _ => None,
+            };
+            let Some(stream) = free else {
+                let _ = caller.answer(Welcome::Busy);
+                continue;
+            };
+            let channel = Arc::new(caller.answer(Welcome::Ok)?);
+            // A shard without dirty pages is silent; the control connection tells the dead.
+            channel.wait_patiently().map_err(lost("opening a data stream"))?;
+            let receiver = Receiver {
+                channel: channel.clone(),
+                tag: self.tag,
+                memory: memory.clone(),
+                stream: u64::from(stream),
+                streams,
+                epoch: self.hello.epoch,
+            };
+            let done = signal.clone();
+            spawn("receive", move || drop(done.send(Signal::Stream(receiver.run()))))?;
+            open[stream as usize] = Some(channel);
+        }
+        Ok(open.into_iter().flatten().collect())
+    }
+
+    fn next_caller(&mut self, deadline: Instant) -> Result<Option<crate::link::Caller>, Error> {
+        let mut rejected = Vec::new();
+        let observer = &self.observer;
+        let caller =
+            self.listener.accept(deadline, &|| observer.cancelled(), &mut |peer, error| {
+                rejected.push(format!("{peer}: {error}"));
+            });
+        for what in rejected {
+            self.observer.progress(Progress::Rejected { what });
+        }
+        caller
+    }
+
+    fn read_control(&self, signal: &mpsc::Sender<Signal>) -> Result<(), Error> {
+        let (control, tag, signal) = (self.control.clone(), self.tag, signal.clone());
+        spawn("control", move || {
+            let doing = "listening to the source";
+            loop {
+                let message = control
+                    .read_header(tag, doing)
+                    .and_then(|header| Ok((header, control.read_payload(&header, doing)?)));
+                // After Released the connection belongs to the embedder's notes.
+                let last = match &message {
+                    Ok((header, _)) => matches!(header.kind, Kind::Released),
+                    Err(_) => true,
+                };
+                if signal.send(Signal::Control(message)).is_err() || last {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Waits until all streams ended and the state is here.
+    fn collect(
+        &mut self,
+        signals: &mpsc::Receiver<Signal>,
+        streams: u64,
+    ) -> Result<(u64, Vec<u8>), Error> {
+        let (mut ended, mut pages, mut state) = (0, 0, None);
+        loop {
+            if let Some(state) = state.take_if(|_| ended == streams) {
+                return Ok((pages, state));
+            }
+            match self.next_signal(signals)? {
+                Some(Signal::Stream(received)) => {
+                    pages += received?;
+                    ended += 1;
+                }
+                Some(Signal::Control(message)) => {
+                    let (header, payload) = message?;
+                    match header.kind {
+                        Kind::Alive => {}
+                        Kind::State if header.a == self.hello.epoch && state.is_none() => {
+                            state = Some(payload);
+                        }
+                        kind => return Err(self.unexpected(kind)),
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The next signal, or `None` after a short while; keeps the source informed meanwhile.
+    fn next_signal(&mut self, signals: &mpsc::Receiver<Signal>) -> Result<Option<Signal>, Error> {
+        if self.state != State::Running && self.observer.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        if self.last_alive.elapsed() > ALIVE_INTERVAL {
+            self.last_alive = Instant::now();
+            // A lost link is noticed where it is read.
+            let _ = self.control.send(self.tag, &Header::new(Kind::Alive, 0, 0, 0), &[]);
+        }
+        match signals.recv_timeout(POLL) {
+            Ok(signal) => Ok(Some(signal)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(lost("receiving")(std::io::ErrorKind::ConnectionAborted.into()))
+            }
+        }
+    }
+
+    fn unexpected(&mut self, kind: Kind) -> Error {
+        match kind {
+            Kind::Cancel => {
+                // Whatever the state was, this is the end of the attempt.
+                let _ = self.enter(DestinationEvent::Cancel);
+                Error::Peer("the source cancelled".to_owned())
+            }
+            kind => ProtoError::Unexpected { kind, why: "not now" }.into(),
+        }
+    }
+
+    /// Waits for Run with our epoch on the connection in use.
+    fn await_run(&mut self, signals: &mpsc::Receiver<Signal>) -> Result<(), Error> {
+        loop {
+            match self.next_signal(signals)? {
+                Some(Signal::Control(message)) => {
+                    let (header, _) = message?;
+                    match header.kind {
+                        Kind::Alive => {}
+                        Kind::Run if header.a == self.hello.epoch => {
+                            return self.enter(DestinationEvent::Run);
+                        }
+                        Kind::Run => self.enter(DestinationEvent::RunOtherEpoch)?,
+                        kind => return Err(self.unexpected(kind)),
+                    }
+                }
+                Some(Signal::Stream(_)) | None => {}
+            }
+        }
+    }
+
+    /// The source was lost with the guest prepared: it may come back on a new connection.
+    fn await_resolution(
+        &mut self,
+        signal: &mpsc::Sender<Signal>,
+        signals: &mpsc::Receiver<Signal>,
+    ) -> Result<(), Error> {
+        self.enter(DestinationEvent::Lost)?;
+        self.observer.progress(Progress::Unresolved { migration: self.hello.migration });
+        let deadline = Instant::now() + self.settings.resolve_timeout;
+        loop {
+            if !self.reconnect(deadline, signal)? {
+                return Err(Error::Unresolved { id: self.hello.migration.to_string() });
+            }
+            match self.await_run(signals) {
+                Ok(()) => return Ok(()),
+                Err(error) if self.state == State::Discarded => return Err(error),
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes the source's new connection; `false` at the deadline.
+    fn reconnect(
+        &mut self,
+        deadline: Instant,
+        signal: &mpsc::Sender<Signal>,
+    ) -> Result<bool, Error> {
+        loop {
+            let Some(caller) = self.next_caller(deadline)? else { return Ok(false) };
+            let ours = caller.hello.role == Role::Resolve
+                && caller.hello.migration == self.hello.migration;
+            if !ours {
+                let _ = caller.answer(Welcome::Busy);
+                continue;
+            }
+            if let Ok(channel) = caller.answer(Welcome::Ok) {
+                self.control = Arc::new(channel);
+                self.read_control(signal)?;
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Says Running, until the source has heard it or has been silent for too long: the guest
+    /// runs here in any case.
+    fn confirm(
+        &mut self,
+        signal: &mpsc::Sender<Signal>,
+        signals: &mpsc::Receiver<Signal>,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + self.settings.resolve_timeout;
+        let running = Header::new(Kind::Running, self.hello.epoch, 0, 0);
+        loop {
+            let _ = self.control.send(self.tag, &running, &[]);
+            match self.await_released(signals) {
+                Ok(()) => return Ok(()),
+                Err(_) if !self.reconnect(deadline, signal)? => return Ok(()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn await_released(&mut self, signals: &mpsc::Receiver<Signal>) -> Result<(), Error> {
+        loop {
+            if let Some(Signal::Control(message)) = self.next_signal(signals)? {
+                let (header, _) = message?;
+                match header.kind {
+                    Kind::Released => return Ok(()),
+                    // Repeated by a source that did not hear the answer: it gets one.
+                    Kind::Run => {
+                        let running = Header::new(Kind::Running, self.hello.epoch, 0, 0);
+                        let _ = self.control.send(self.tag, &running, &[]);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Tells the source why, if it can still hear.
+    fn complain(&self, error: &Error) {
+        let mut text = error.to_string();
+        text.truncate(text.floor_char_boundary(crate::proto::TEXT_BYTES_MAX));
+        let fail = Header::new(Kind::Fail, 0, 0, text.len());
+        let _ = self.control.send(self.tag, &fail, text.as_bytes());
+        self.control.close();
+    }
+}
+
+/// Receives one shard's pages straight into the shadow's memory.
+struct Receiver {
+    channel: Arc<Channel>,
+    tag: u64,
+    memory: MemoryView,
+    stream: u64,
+    streams: u64,
+    epoch: u64,
+}
+
+impl Receiver {
+    fn run(&self) -> Result<u64, Error> {
+        let doing = "receiving pages";
+        let mut received = 0;
+        loop {
+            let header = self.channel.read_header(self.tag, doing)?;
+            match header.kind {
+                Kind::Pages => {
+                    let pages = self.checked(&header)?;
+                    self.memory
+                        .fill(&pages, |bytes| self.channel.read_exact(bytes))
+                        .map_err(lost(doing))?;
+                    received += header.b;
+                }
+                Kind::ZeroPages => {
+                    self.memory.zero(&self.checked(&header)?);
+                    received += header.b;
+                }
+                Kind::EndOfPages if header.a == self.epoch => return Ok(received),
+                kind => {
+                    return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
+                }
+            }
+        }
+    }
+
+    /// The pages of a frame, all of them inside memory and in this stream's shard.
+    fn checked(&self, header: &Header) -> Result<std::ops::Range<u64>, Error> {
+        let (first, last) = (header.a, header.a + header.b - 1);
+        let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
+        if last >= self.memory.pages() {
+            return unexpected("pages beyond the end of memory");
+        }
+        // A run may not cross chunks of other streams; with one stream there are none.
+        let chunks = first / crate::memory::CHUNK_PAGES == last / crate::memory::CHUNK_PAGES;
+        if shard(first, self.streams) != self.stream || !(chunks || self.streams == 1) {
+            return unexpected("pages of another stream's shard");
+        }
+        Ok(first..last + 1)
+    }
+}
+
+fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Link { doing, source }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|e| GuestError::new("start a thread", e).into())
+}

@@ -1,0 +1,84 @@
+//! What can go wrong with a migration, and what to do about it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::guest::GuestError;
+use crate::policy::GiveUp;
+use crate::proto::ProtoError;
+
+/// Why a migration did not happen, or not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answered.
+    #[error("cannot connect to {peer}: {source}; is `vmigrate receive` running there?")]
+    Connect {
+        /// Where to.
+        peer: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Nobody came.
+    #[error("no migration arrived within {0:?}")]
+    NobodyCame(Duration),
+    /// The connection broke or stalled.
+    #[error("link lost while {doing}: {source}")]
+    Link {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The peer said nothing for too long.
+    #[error("no word from the peer for {0:?} while {1}")]
+    PeerSilent(Duration, &'static str),
+    /// The peer does not follow the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtoError),
+    /// The peer failed and said why.
+    #[error("the peer gave up: {0}")]
+    Peer(String),
+    /// The guest could not do what was asked of it.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The policy judged that going on is of no use.
+    #[error("{0}")]
+    GaveUp(GiveUp),
+    /// The user asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// Certificates or keys are missing or wrong.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// A non-loopback address without TLS.
+    #[error(
+        "{0} is not loopback: protect the guest's memory with --tls-dir DIR, or say --insecure"
+    )]
+    Insecure(SocketAddr),
+    /// The decision to hand over could not be made durable, so it was not made.
+    #[error("cannot write the handover record {path}: {source}")]
+    Record {
+        /// Which file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The one ambiguous moment: the guest is stopped here and may run there.
+    #[error(
+        "handover of migration {id} is unresolved: the peer was told to run the guest and did not answer; \
+         the guest stays stopped here. If it runs there, or should: `vmigrate resolve {id} --destination-runs`. \
+         If that host is certainly dead: `vmigrate resolve {id} --source-runs`"
+    )]
+    Unresolved {
+        /// Which migration.
+        id: String,
+    },
+}

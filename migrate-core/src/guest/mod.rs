@@ -1,0 +1,126 @@
+//! The seam between the engine and a hypervisor: three small traits.
+//!
+//! [`Guest`] is the running VM at the source, [`Shadow`] the VM that will run at the destination,
+//! [`DirtyTracker`] tells which pages were written. [`process`] is the built-in guest: memory in a
+//! memfd and writer threads, without privileges. [`tracker`] has the built-in trackers.
+//!
+//! Nothing here knows a policy or a socket.
+
+#[cfg(feature = "builtin")]
+pub mod process;
+pub(crate) mod sys;
+pub mod tracker;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::memory::{Bitmap, PageNumber};
+
+pub use sys::view::MemoryView;
+
+/// Why a guest, a shadow or a tracker could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {why}")]
+pub struct GuestError {
+    /// What was asked.
+    pub doing: &'static str,
+    /// What prevented it, and what to do.
+    pub why: String,
+}
+
+impl GuestError {
+    /// A failure of `doing`, because of `why`.
+    pub fn new(doing: &'static str, why: impl std::fmt::Display) -> Self {
+        Self { doing, why: why.to_string() }
+    }
+}
+
+/// A running VM at the source.
+pub trait Guest: Send {
+    /// The guest's memory; stays valid and in place while the guest exists.
+    fn memory(&self) -> MemoryView;
+
+    /// What the destination needs to build a shadow of this guest. Opaque to the engine; at most
+    /// [`crate::proto::DESCRIPTION_BYTES_MAX`].
+    fn description(&self) -> Vec<u8>;
+
+    /// Stops every vCPU; none writes memory from the return until [`Guest::resume`]. Idempotent.
+    ///
+    /// # Errors
+    /// A vCPU could not be stopped; then none is.
+    fn pause(&mut self) -> Result<(), GuestError>;
+
+    /// Lets the vCPUs go on where they stopped. Idempotent.
+    ///
+    /// # Errors
+    /// The guest is lost.
+    fn resume(&mut self) -> Result<(), GuestError>;
+
+    /// Holds every vCPU for this share of time, from 0 (free) to below 1.
+    fn throttle(&mut self, held_share: f64);
+
+    /// State other than memory, of a paused guest; at most [`crate::proto::STATE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// A device would not give its state.
+    fn save_state(&mut self) -> Result<Vec<u8>, GuestError>;
+}
+
+/// The VM that will run at the destination: exists, with all its memory populated, before the
+/// first page is sent.
+pub trait Shadow: Send {
+    /// The shadow's memory. The engine writes it; nobody else may until [`Shadow::start`].
+    fn memory(&self) -> MemoryView;
+
+    /// Takes the state that [`Guest::save_state`] gave. All memory has arrived.
+    ///
+    /// # Errors
+    /// The state is not one of this guest; the source resumes.
+    fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError>;
+
+    /// A look at the complete guest before it may run; its time is reported apart from downtime.
+    /// An error here makes the source resume: nothing has been handed over yet.
+    ///
+    /// # Errors
+    /// The guest must not run.
+    fn inspect(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    /// Lets the vCPUs run, once; returns how long it took until all did.
+    ///
+    /// # Errors
+    /// The guest is lost.
+    fn start(&mut self) -> Result<Duration, GuestError>;
+}
+
+/// Builds shadows from descriptions.
+pub trait ShadowFactory {
+    /// The shadow type.
+    type Shadow: Shadow;
+
+    /// A shadow of the guest that `description` describes, its `pages` pages populated.
+    ///
+    /// # Errors
+    /// The description is not understood, or the machine cannot hold the guest.
+    fn create(&mut self, description: &[u8], pages: u64) -> Result<Self::Shadow, GuestError>;
+}
+
+/// Knows which pages were written. Dropping it stops tracking.
+pub trait DirtyTracker: Send {
+    /// Name for reports.
+    fn name(&self) -> &'static str;
+
+    /// Starts tracking: all pages count as clean from here on.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    fn start(&mut self) -> Result<(), GuestError>;
+
+    /// Adds to `into` every page of `range` written since it was last harvested, and re-arms it:
+    /// a write after this call is seen by the next. Returns how many pages were written.
+    ///
+    /// # Errors
+    /// The kernel refused; nothing may be assumed clean.
+    fn harvest(&mut self, range: Range<PageNumber>, into: &mut Bitmap) -> Result<u64, GuestError>;
+}

@@ -1,0 +1,414 @@
+//! The built-in guest: memory in a memfd, one writer thread per vCPU, device state = watermarks.
+//!
+//! Needs no privileges and no hypervisor, and proves itself: its memory is what the `workload`
+//! crate says, so its shadow can be checked line by line before it runs and again later.
+//! What its vCPUs are is [`vcpu`]'s subject; what was proven is [`proof`]'s.
+
+pub mod proof;
+mod sys;
+mod vcpu;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use workload::clock::realtime_ns;
+use workload::heartbeat::Heart;
+use workload::journal::{JournalWriter, RunId};
+use workload::machine;
+use workload::region::Region;
+use workload::spec::{Workload, WorkloadSpec};
+use workload::stats::Stats;
+use workload::units::Rate;
+use workload::writer::{Pace, Watermarks, Writer};
+
+use super::{Guest, GuestError, MemoryView, Shadow, ShadowFactory};
+use proof::Scanned;
+use vcpu::{Control, Gate};
+
+/// What a destination needs to know to continue this guest; JSON on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// Which run this is, in journals.
+    pub run: u64,
+    /// What it writes.
+    pub spec: WorkloadSpec,
+    /// How fast, all writers together; `None` as fast as memory takes it.
+    pub rate: Option<Rate>,
+    /// Hosts it will have left once it runs there.
+    pub epoch: u64,
+    /// How long it runs there before it is proven again.
+    pub run_on_ms: u64,
+    /// Whether the SHA-256 roots of both hosts are to be compared.
+    pub audit: bool,
+}
+
+/// How thoroughly a migration of this guest is proven.
+#[derive(Clone, Copy, Debug)]
+pub struct ProofSettings {
+    /// How long it runs at the destination before it is proven again.
+    pub run_on: Duration,
+    /// Whether the SHA-256 roots of both hosts are to be compared.
+    pub audit: bool,
+}
+
+/// Device state: everything about the guest that its memory does not say; JSON on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceState {
+    /// Operations completed, by writer.
+    pub watermarks: Vec<u64>,
+    /// When the last vCPU stood still, wall clock: what the guest compares when it runs again.
+    pub paused_at_ns: u64,
+}
+
+/// A guest made of threads.
+#[derive(Debug)]
+pub struct ProcessGuest {
+    description: Description,
+    workload: Arc<Workload>,
+    region: Arc<Region>,
+    watermarks: Watermarks,
+    controls: Vec<Arc<Control>>,
+    threads: Vec<JoinHandle<Stats>>,
+    heart: Option<Heart>,
+    /// Watermarks when this guest began to run here.
+    started_from: Vec<u64>,
+    paused: bool,
+}
+
+impl ProcessGuest {
+    /// A new guest with freshly filled memory, already writing.
+    ///
+    /// # Errors
+    /// The settings contradict each other, or the machine cannot hold the guest.
+    pub fn start_new(
+        spec: &WorkloadSpec,
+        rate: Option<Rate>,
+        proof: ProofSettings,
+        journal: Option<&PathBuf>,
+    ) -> Result<Self, GuestError> {
+        let fail = |e: &dyn std::fmt::Display| GuestError::new("start the guest", e);
+        let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
+        machine::require_memory(spec.memory).map_err(|e| fail(&e))?;
+        let run = RunId::random();
+        let description = Description {
+            run: run.0,
+            spec: spec.clone(),
+            rate,
+            epoch: 0,
+            run_on_ms: proof.run_on.as_millis() as u64,
+            audit: proof.audit,
+        };
+        let region = Arc::new(Region::anonymous(spec.memory).map_err(|e| fail(&e))?);
+        region.fill(&workload, |_| {});
+        let journal = match journal {
+            Some(path) => Some(JournalWriter::create(path, run, spec).map_err(|e| fail(&e))?),
+            None => None,
+        };
+        let watermarks = vec![0; spec.writers as usize];
+        Self::run(description, workload, region, &watermarks, journal, Gate::Open)
+    }
+
+    fn run(
+        description: Description,
+        workload: Arc<Workload>,
+        region: Arc<Region>,
+        watermarks: &[u64],
+        journal: Option<JournalWriter>,
+        gate: Gate,
+    ) -> Result<Self, GuestError> {
+        let fail = |e: &dyn std::fmt::Display| GuestError::new("start the guest's threads", e);
+        let pace = match description.rate {
+            Some(rate) => Pace::BytesPerSecond(rate.0 as f64 / f64::from(description.spec.writers)),
+            None => Pace::Unlimited,
+        };
+        let counters = Watermarks::new(watermarks);
+        let mut guest = Self {
+            workload: workload.clone(),
+            region: region.clone(),
+            watermarks: counters.clone(),
+            controls: Vec::new(),
+            threads: Vec::new(),
+            heart: None,
+            started_from: watermarks.to_vec(),
+            paused: gate == Gate::Closed,
+            description,
+        };
+        for index in 0..watermarks.len() {
+            let control = Arc::new(Control::new(gate));
+            let mut writer = Writer::new(workload.clone(), region.clone(), counters.clone(), index);
+            let mut vcpu = vcpu::ProcessVcpu::new(control.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu-{index}"))
+                .spawn(move || writer.run(pace, &mut vcpu, u64::MAX))
+                .map_err(|e| fail(&e))?;
+            guest.controls.push(control);
+            guest.threads.push(thread);
+        }
+        if let Some(journal) = journal {
+            let heart =
+                Heart::start(counters, guest.description.epoch, journal).map_err(|e| fail(&e))?;
+            if gate == Gate::Closed {
+                heart.pause();
+            }
+            guest.heart = Some(heart);
+        }
+        Ok(guest)
+    }
+
+    /// What it writes.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// Its memory, for verifiers.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Operations completed, by writer.
+    pub fn watermarks(&self) -> Vec<u64> {
+        self.watermarks.read()
+    }
+
+    /// Watermarks when it began to run on this host.
+    pub fn started_from(&self) -> &[u64] {
+        &self.started_from
+    }
+
+    /// How it describes itself to a destination.
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// Checks every line; the guest stands still meanwhile and goes on (or not) as before.
+    ///
+    /// # Errors
+    /// It could not be paused.
+    pub fn scan(&mut self) -> Result<Scanned, GuestError> {
+        let was_paused = self.paused;
+        self.pause()?;
+        let watermarks = self.watermarks();
+        let scanned = Scanned::of(&self.region, &self.workload, watermarks);
+        if !was_paused {
+            self.resume()?;
+        }
+        Ok(scanned)
+    }
+
+    /// Ends the guest; returns what its writers did here.
+    ///
+    /// # Errors
+    /// A writer died, or the journal is not complete.
+    pub fn stop(mut self) -> Result<Stats, GuestError> {
+        let stats = self.halt();
+        if let Some(heart) = self.heart.take() {
+            heart.stop().map_err(|e| GuestError::new("finish the journal", e))?;
+        }
+        stats
+    }
+
+    fn halt(&mut self) -> Result<Stats, GuestError> {
+        self.controls.iter().for_each(|c| c.stop());
+        let mut stats = Stats::default();
+        let mut died = false;
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(one) => stats.merge(&one),
+                Err(_) => died = true,
+            }
+        }
+        match died {
+            true => Err(GuestError::new("stop the guest", "a writer died")),
+            false => Ok(stats),
+        }
+    }
+}
+
+impl Drop for ProcessGuest {
+    fn drop(&mut self) {
+        let _ = self.halt();
+        if let Some(heart) = self.heart.take() {
+            let _ = heart.stop();
+        }
+    }
+}
+
+/// How long a vCPU may take to stand still: it passes a checkpoint every millisecond, unless the
+/// machine is starved.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Guest for ProcessGuest {
+    fn memory(&self) -> MemoryView {
+        sys::view(&self.region)
+    }
+
+    fn description(&self) -> Vec<u8> {
+        let next = Description { epoch: self.description.epoch + 1, ..self.description.clone() };
+        to_json(&next)
+    }
+
+    fn pause(&mut self) -> Result<(), GuestError> {
+        if self.paused {
+            return Ok(());
+        }
+        // All are asked before any is waited for.
+        self.controls.iter().for_each(|c| c.close());
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        if !self.controls.iter().all(|c| c.await_standing(deadline)) {
+            self.controls.iter().for_each(|c| c.open());
+            return Err(GuestError::new("pause the guest", "a writer does not stop"));
+        }
+        if let Some(heart) = &self.heart {
+            heart.pause();
+        }
+        self.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        self.controls.iter().for_each(|c| c.open());
+        if let Some(heart) = &self.heart {
+            heart.resume();
+        }
+        self.paused = false;
+        Ok(())
+    }
+
+    fn throttle(&mut self, held_share: f64) {
+        self.controls.iter().for_each(|c| c.throttle(held_share));
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, GuestError> {
+        if !self.paused {
+            return Err(GuestError::new("save device state", "the guest runs"));
+        }
+        Ok(to_json(&DeviceState { watermarks: self.watermarks(), paused_at_ns: realtime_ns() }))
+    }
+}
+
+/// Builds process guests on the destination.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessFactory {
+    /// Goes on with this journal.
+    pub journal: Option<PathBuf>,
+}
+
+/// A process guest that has not run here yet, and afterwards the one that does.
+#[derive(Debug)]
+pub struct ProcessShadow {
+    /// What the source says about it.
+    pub description: Description,
+    workload: Arc<Workload>,
+    region: Arc<Region>,
+    journal: Option<JournalWriter>,
+    state: Option<DeviceState>,
+    /// The look at memory before it ran.
+    pub first_scan: Option<Scanned>,
+    /// SHA-256 root of memory before it ran, in audit mode.
+    pub root: Option<String>,
+    /// From the last vCPU standing still there to the first running here, by the two hosts' wall
+    /// clocks: what the guest itself can notice.
+    pub felt_gap: Option<Duration>,
+    /// Runs here.
+    pub guest: Option<ProcessGuest>,
+}
+
+impl ShadowFactory for ProcessFactory {
+    type Shadow = ProcessShadow;
+
+    fn create(&mut self, description: &[u8], pages: u64) -> Result<ProcessShadow, GuestError> {
+        let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
+        let description: Description = serde_json::from_slice(description).map_err(|e| fail(&e))?;
+        let spec = &description.spec;
+        let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
+        if spec.memory.0 / workload::PAGE_BYTES != pages {
+            return Err(fail(&"its memory is not of the announced size"));
+        }
+        machine::require_memory(spec.memory).map_err(|e| fail(&e))?;
+        let region = Arc::new(Region::anonymous(spec.memory).map_err(|e| fail(&e))?);
+        sys::view(&region).populate().map_err(|e| fail(&e))?;
+        let journal = match &self.journal {
+            Some(path) => {
+                let run = RunId(description.run);
+                Some(JournalWriter::append(path, run).map_err(|e| fail(&e))?)
+            }
+            None => None,
+        };
+        Ok(ProcessShadow {
+            description,
+            workload,
+            region,
+            journal,
+            state: None,
+            first_scan: None,
+            root: None,
+            felt_gap: None,
+            guest: None,
+        })
+    }
+}
+
+impl Shadow for ProcessShadow {
+    fn memory(&self) -> MemoryView {
+        sys::view(&self.region)
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError> {
+        let fail = |e: &dyn std::fmt::Display| GuestError::new("load device state", e);
+        let state: DeviceState = serde_json::from_slice(state).map_err(|e| fail(&e))?;
+        if state.watermarks.len() != self.workload.shares().len() {
+            return Err(fail(&"it has another number of writers"));
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// Every line, before anything is overwritten; a guest that is not whole must not run.
+    fn inspect(&mut self) -> Result<(), GuestError> {
+        let Some(state) = &self.state else {
+            return Err(GuestError::new("inspect the guest", "there is no device state"));
+        };
+        let scanned = Scanned::of(&self.region, &self.workload, state.watermarks.clone());
+        self.root = self.description.audit.then(|| proof::root(&self.region));
+        let wrong = scanned.first_fault();
+        self.first_scan = Some(scanned);
+        match wrong {
+            Some(fault) => Err(GuestError::new("memory is WRONG before resume", fault)),
+            None => Ok(()),
+        }
+    }
+
+    fn start(&mut self) -> Result<Duration, GuestError> {
+        let begin = Instant::now();
+        let state = self
+            .state
+            .take()
+            .ok_or_else(|| GuestError::new("start the guest", "there is no device state"))?;
+        let mut guest = ProcessGuest::run(
+            self.description.clone(),
+            self.workload.clone(),
+            self.region.clone(),
+            &state.watermarks,
+            self.journal.take(),
+            Gate::Closed,
+        )?;
+        guest.resume()?;
+        let running = guest.controls.iter().all(|c| c.await_running(begin + PAUSE_TIMEOUT));
+        if !running {
+            return Err(GuestError::new("start the guest", "a writer does not run"));
+        }
+        self.felt_gap =
+            Some(Duration::from_nanos(realtime_ns().saturating_sub(state.paused_at_ns)));
+        self.guest = Some(guest);
+        Ok(begin.elapsed())
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|_| unreachable!("plain data becomes JSON"))
+}

@@ -1,0 +1,144 @@
+//! What was proven about a process guest, and how the two hosts tell each other.
+
+use serde::{Deserialize, Serialize};
+use verifier::extent::Faults;
+use verifier::manifest::Manifest;
+use verifier::scan::{Moment, scan};
+use verifier::verdict::Verdict;
+use workload::region::Region;
+use workload::spec::Workload;
+
+/// Extents that travel in a note.
+const EXTENTS_MAX: usize = 64;
+
+/// A scan of a guest that stood still between operations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Scanned {
+    /// Operations completed, by writer.
+    pub watermarks: Vec<u64>,
+    /// Lines compared.
+    pub lines: u64,
+    /// How long it took.
+    pub elapsed_ms: f64,
+    /// What was wrong, at most 64 extents.
+    #[schemars(with = "serde_json::Value")]
+    pub faults: Faults,
+}
+
+impl Scanned {
+    /// Checks every line of a region at exactly these watermarks.
+    pub fn of(region: &Region, workload: &Workload, watermarks: Vec<u64>) -> Self {
+        let moment = Moment::Exact(watermarks.clone());
+        let scan = scan(region, workload, &moment, |_| {});
+        let mut faults = scan.faults;
+        faults.extents.truncate(EXTENTS_MAX);
+        Self { watermarks, lines: scan.lines, elapsed_ms: scan.elapsed.as_secs_f64() * 1e3, faults }
+    }
+
+    /// The first fault in words, and how many lines there are of each class.
+    pub fn first_fault(&self) -> Option<String> {
+        let extent = self.faults.extents.first()?;
+        let counts: Vec<_> =
+            self.faults.lines.iter().map(|(class, lines)| format!("{lines} {class}")).collect();
+        Some(format!(
+            "{} at {:#x} (page {}, writer {}); lines: {}",
+            extent.class,
+            extent.address,
+            extent.page,
+            extent.writer,
+            counts.join(", ")
+        ))
+    }
+}
+
+/// What the destination proved, as sent to the source in a note (JSON).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Testimony {
+    /// All lines, before any writer ran.
+    pub before_resume: Scanned,
+    /// All lines, after the writers ran on for a while.
+    pub after_run: Scanned,
+    /// SHA-256 root of memory before any writer ran, in audit mode.
+    pub root: Option<String>,
+    /// From the last vCPU standing still to the first running, by the hosts' wall clocks.
+    pub felt_gap_ms: f64,
+}
+
+/// The whole proof of one migration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Proof {
+    /// The answer.
+    pub verdict: String,
+    /// What speaks against a proof; empty if proven.
+    pub reasons: Vec<String>,
+    /// Watermarks at the source when the attempt began and at the stun.
+    pub source_watermarks: [Vec<u64>; 2],
+    /// SHA-256 root of the source's memory at the stun, in audit mode.
+    pub source_root: Option<String>,
+    /// What the destination found; `None` if it was not heard.
+    pub testimony: Option<Testimony>,
+}
+
+/// Judges a migration by what both hosts saw.
+pub fn judge(
+    began: Vec<u64>,
+    stunned: Vec<u64>,
+    source_root: Option<String>,
+    testimony: Option<Testimony>,
+) -> (Verdict, Proof) {
+    let mut verdict = Verdict::Proven;
+    let mut reasons = Vec::new();
+    let mut object = |against: Verdict, reason: String| {
+        verdict = verdict.and(against);
+        reasons.push(reason);
+    };
+    let idle = |from: &[u64], to: &[u64]| -> Vec<usize> {
+        (0..from.len()).filter(|w| to.get(*w) <= from.get(*w)).collect()
+    };
+    for writer in idle(&began, &stunned) {
+        object(Verdict::Inconclusive, format!("writer {writer} wrote nothing before the stun"));
+    }
+    match &testimony {
+        None => object(Verdict::Inconclusive, "the destination was not heard".to_owned()),
+        Some(t) => {
+            let first = &t.before_resume.watermarks;
+            if *first != stunned {
+                let rollback = first.iter().zip(&stunned).any(|(d, s)| d < s);
+                let name = if rollback { "ROLLBACK" } else { "FORK" };
+                object(
+                    Verdict::Wrong,
+                    format!("{name}: stopped at {stunned:?}, went on from {first:?}"),
+                );
+            }
+            for (when, scanned) in
+                [("before resume", &t.before_resume), ("after running on", &t.after_run)]
+            {
+                if let Some(fault) = scanned.first_fault() {
+                    object(Verdict::Wrong, format!("{when}: {fault}"));
+                }
+            }
+            for writer in idle(first, &t.after_run.watermarks) {
+                object(
+                    Verdict::Inconclusive,
+                    format!("writer {writer} wrote nothing at the destination"),
+                );
+            }
+            if source_root.is_some() && t.root != source_root {
+                object(Verdict::Wrong, "the SHA-256 roots of both hosts differ".to_owned());
+            }
+        }
+    }
+    let proof = Proof {
+        verdict: verdict.to_string(),
+        reasons,
+        source_watermarks: [began, stunned],
+        source_root,
+        testimony,
+    };
+    (verdict, proof)
+}
+
+/// SHA-256 root of a region at rest.
+pub fn root(region: &Region) -> String {
+    Manifest::of(region).root
+}

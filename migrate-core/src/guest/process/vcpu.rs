@@ -1,0 +1,174 @@
+//! A vCPU that is a thread: its gate, and its throttle.
+//!
+//! The throttle holds the thread for a share of time, in sleeps of at most 1 ms, by keeping books:
+//! every run of length t earns a hold of t * s / (1 - s), and what a sleep overshot is taken off
+//! the next. Time held is not the guest's: its schedule moves on by it, as the work of a guest
+//! that keeps its vCPUs busy does.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use workload::writer::{Checkpoint, Vcpu};
+
+/// Longest single sleep of the throttle.
+const HOLD_MAX: Duration = Duration::from_millis(1);
+/// Shorter holds are saved up: a sleep costs about this much by itself.
+const HOLD_MIN: Duration = Duration::from_micros(100);
+
+/// Whether a vCPU may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    Closed,
+}
+
+/// Where a vCPU's thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Running,
+    Standing,
+    Gone,
+}
+
+const OPEN: u8 = 0;
+const CLOSED: u8 = 1;
+const STOP: u8 = 2;
+
+/// The host's side of a vCPU.
+#[derive(Debug)]
+pub(super) struct Control {
+    /// Read at every checkpoint without a lock.
+    request: AtomicU8,
+    /// Share of time to hold, as the bits of an f64.
+    held_share: AtomicU64,
+    passed: AtomicBool,
+    place: Mutex<Place>,
+    changed: Condvar,
+}
+
+impl Control {
+    pub(super) fn new(gate: Gate) -> Self {
+        Self {
+            request: AtomicU8::new(if gate == Gate::Open { OPEN } else { CLOSED }),
+            held_share: AtomicU64::new(0f64.to_bits()),
+            passed: AtomicBool::new(false),
+            place: Mutex::new(Place::Running),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn ask(&self, request: u8) {
+        let _place = self.lock();
+        // A vCPU that was told to stop never runs again.
+        let _ = self.request.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            (old != STOP).then_some(request)
+        });
+        self.changed.notify_all();
+    }
+
+    pub(super) fn close(&self) {
+        self.ask(CLOSED);
+    }
+
+    pub(super) fn open(&self) {
+        self.passed.store(false, Ordering::Release);
+        self.ask(OPEN);
+    }
+
+    pub(super) fn stop(&self) {
+        self.ask(STOP);
+    }
+
+    pub(super) fn throttle(&self, held_share: f64) {
+        let share = held_share.clamp(0.0, 0.999);
+        self.held_share.store(share.to_bits(), Ordering::Release);
+    }
+
+    /// Whether the vCPU stands still (or is gone) before the deadline.
+    pub(super) fn await_standing(&self, deadline: Instant) -> bool {
+        self.wait(deadline, |place| place != Place::Running)
+    }
+
+    /// Whether the vCPU passed its gate before the deadline.
+    pub(super) fn await_running(&self, deadline: Instant) -> bool {
+        self.wait(deadline, |_| self.passed.load(Ordering::Acquire))
+    }
+
+    fn wait(&self, deadline: Instant, done: impl Fn(Place) -> bool) -> bool {
+        let mut place = self.lock();
+        while !done(*place) {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return false;
+            }
+            place =
+                self.changed.wait_timeout(place, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stands still while the gate is closed; `false` when told to stop.
+    fn pass(&self) -> bool {
+        let mut place = self.lock();
+        while self.request.load(Ordering::Acquire) == CLOSED {
+            *place = Place::Standing;
+            self.changed.notify_all();
+            place = self.changed.wait(place).unwrap_or_else(PoisonError::into_inner);
+        }
+        let go = self.request.load(Ordering::Acquire) == OPEN;
+        *place = if go { Place::Running } else { Place::Gone };
+        self.passed.store(true, Ordering::Release);
+        self.changed.notify_all();
+        go
+    }
+}
+
+/// The guest's side of a vCPU.
+#[derive(Debug)]
+pub(super) struct ProcessVcpu {
+    control: std::sync::Arc<Control>,
+    released: Instant,
+    /// Hold that was earned and not served, in seconds; below zero if a sleep overshot.
+    owed_s: f64,
+}
+
+impl ProcessVcpu {
+    pub(super) fn new(control: std::sync::Arc<Control>) -> Self {
+        Self { control, released: Instant::now(), owed_s: 0.0 }
+    }
+
+    fn serve_throttle(&mut self, now: Instant) {
+        let share = f64::from_bits(self.control.held_share.load(Ordering::Acquire));
+        if share == 0.0 {
+            self.owed_s = 0.0;
+            return;
+        }
+        self.owed_s += (now - self.released).as_secs_f64() * share / (1.0 - share);
+        while self.owed_s > HOLD_MIN.as_secs_f64()
+            && self.control.request.load(Ordering::Acquire) == OPEN
+        {
+            let start = Instant::now();
+            std::thread::sleep(Duration::from_secs_f64(self.owed_s).min(HOLD_MAX));
+            self.owed_s -= start.elapsed().as_secs_f64();
+        }
+    }
+}
+
+impl Vcpu for ProcessVcpu {
+    fn checkpoint(&mut self) -> Checkpoint {
+        let arrived = Instant::now();
+        self.serve_throttle(arrived);
+        let gate_open = self.control.request.load(Ordering::Acquire) == OPEN
+            && self.control.passed.load(Ordering::Acquire);
+        if !gate_open && !self.control.pass() {
+            return Checkpoint::Stop;
+        }
+        self.released = Instant::now();
+        Checkpoint::Go { held: self.released - arrived }
+    }
+}

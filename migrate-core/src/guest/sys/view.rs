@@ -1,0 +1,136 @@
+//! Guest memory as the engine sees it: pages that may change while they are read.
+
+use std::any::Any;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::memory::{PAGE_BYTES, PageNumber};
+
+/// A view of all of a guest's memory, kept alive by whoever owns it.
+#[derive(Clone)]
+pub struct MemoryView {
+    base: *mut u8,
+    pages: u64,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the constructor demands memory that is valid from any thread for as long as the owner
+// lives, and the view keeps the owner alive.
+unsafe impl Send for MemoryView {}
+// SAFETY: as above; racing reads go through atomics or the kernel.
+unsafe impl Sync for MemoryView {}
+
+impl std::fmt::Debug for MemoryView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryView").field("pages", &self.pages).finish_non_exhaustive()
+    }
+}
+
+impl MemoryView {
+    /// A view of `pages` pages at `base`.
+    ///
+    /// # Safety
+    /// `base` is page-aligned and valid for reads and writes of all pages, from any thread, until
+    /// `owner` is dropped.
+    pub unsafe fn new(base: *mut u8, pages: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { base, pages, _owner: owner }
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// First byte of `range` and its length in bytes, for system calls.
+    ///
+    /// # Panics
+    /// The range is not inside.
+    pub fn raw(&self, range: &Range<PageNumber>) -> (*mut u8, usize) {
+        assert!(range.start <= range.end && range.end <= self.pages, "{range:?} of {}", self.pages);
+        // SAFETY: inside the view, as just checked.
+        let start = unsafe { self.base.add((range.start * PAGE_BYTES) as usize) };
+        (start, ((range.end - range.start) * PAGE_BYTES) as usize)
+    }
+
+    fn words(&self, range: &Range<PageNumber>) -> &[AtomicU64] {
+        let (start, bytes) = self.raw(range);
+        // SAFETY: valid, page-aligned memory (see `raw`); atomics may race with any other atomic,
+        // and the guest's own writes come from other programs' or VMs' instructions.
+        unsafe { std::slice::from_raw_parts(start.cast(), bytes / 8) }
+    }
+
+    /// Whether a page reads as all zero. If the guest writes meanwhile its page is dirty again.
+    pub fn is_zero(&self, page: PageNumber) -> bool {
+        self.words(&(page..page + 1)).iter().all(|w| w.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Copies pages out, as they are word by word.
+    pub fn copy_out(&self, range: &Range<PageNumber>, into: &mut [u8]) {
+        for (bytes, word) in into.chunks_exact_mut(8).zip(self.words(range)) {
+            bytes.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
+        }
+    }
+
+    /// Lets `fill` write whole pages, for a memory that nobody else writes: a shadow's.
+    ///
+    /// # Errors
+    /// What `fill` returns.
+    pub fn fill<E>(
+        &self,
+        range: &Range<PageNumber>,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (start, bytes) = self.raw(range);
+        // SAFETY: valid memory (see `raw`). The engine writes a shadow's page from the one stream
+        // that carries it, and nothing runs in a shadow yet, so no other reference is in use.
+        fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
+    }
+
+    /// Zeroes pages of a shadow.
+    pub fn zero(&self, range: &Range<PageNumber>) {
+        for word in self.words(range) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Touches every page for writing, with as many threads as the machine has cores, so that no
+    /// page of a shadow is missing when data arrives.
+    ///
+    /// # Errors
+    /// The machine has not that much memory.
+    pub fn populate(&self) -> io::Result<()> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let step = self.pages.div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = (0..self.pages)
+                .step_by(step as usize)
+                .map(|start| {
+                    let range = start..(start + step).min(self.pages);
+                    scope.spawn(move || self.populate_part(range))
+                })
+                .collect();
+            parts
+                .into_iter()
+                .try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    fn populate_part(&self, range: Range<PageNumber>) -> io::Result<()> {
+        let (start, bytes) = self.raw(&range);
+        // SAFETY: MADV_POPULATE_WRITE on our own mapping changes no contents.
+        match unsafe { libc::madvise(start.cast(), bytes, libc::MADV_POPULATE_WRITE) } {
+            0 => return Ok(()),
+            _ => match io::Error::last_os_error() {
+                // Before Linux 5.14: touch page by page.
+                e if e.raw_os_error() == Some(libc::EINVAL) => {}
+                e => return Err(e),
+            },
+        }
+        for page in range {
+            self.words(&(page..page + 1))[0].fetch_or(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}

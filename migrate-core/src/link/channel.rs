@@ -1,0 +1,192 @@
+//! One connection, usable from a reading and a writing thread at the same time, plain or TLS.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+
+use crate::Error;
+use crate::guest::MemoryView;
+use crate::memory::PAGE_BYTES;
+use crate::proto::frame::{HEADER_BYTES, Header};
+
+use super::sys;
+
+/// Bytes handed to TLS at a time.
+const TLS_PIECE_BYTES: usize = 64 << 10;
+
+/// A connection to a peer.
+#[derive(Debug)]
+pub struct Channel {
+    stream: TcpStream,
+    tls: Option<Mutex<rustls::Connection>>,
+    /// One writer at a time, so that frames do not mix.
+    writing: Mutex<()>,
+    /// Encrypted bytes that TLS has not taken yet; one reader at a time.
+    received: Mutex<Vec<u8>>,
+}
+
+impl Channel {
+    pub(super) fn plain(stream: TcpStream) -> Self {
+        Self { stream, tls: None, writing: Mutex::new(()), received: Mutex::new(Vec::new()) }
+    }
+
+    pub(super) fn tls(stream: TcpStream, mut tls: rustls::Connection) -> Result<Self, Error> {
+        while tls.is_handshaking() {
+            tls.complete_io(&mut &stream).map_err(|e| Error::Tls(e.to_string()))?;
+        }
+        Ok(Self { tls: Some(Mutex::new(tls)), ..Self::plain(stream) })
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// The link is lost or stalled for longer than its timeout.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let _whole = lock(&self.writing);
+        self.write_locked(bytes).map_err(stalled)
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// As [`Channel::write`].
+    pub fn send(&self, tag: u64, header: &Header, payload: &[u8]) -> io::Result<()> {
+        debug_assert_eq!(header.length, payload.len());
+        let _whole = lock(&self.writing);
+        self.write_locked(&header.encode(tag))
+            .and_then(|()| self.write_locked(payload))
+            .map_err(stalled)
+    }
+
+    /// Sends a frame whose payload is guest pages: from guest memory to the socket without a copy
+    /// of our own, unless TLS has to encrypt them.
+    ///
+    /// # Errors
+    /// As [`Channel::write`].
+    pub fn send_pages(
+        &self,
+        tag: u64,
+        header: &Header,
+        memory: &MemoryView,
+        pages: std::ops::Range<u64>,
+    ) -> io::Result<()> {
+        debug_assert_eq!(header.length as u64, (pages.end - pages.start) * PAGE_BYTES);
+        let _whole = lock(&self.writing);
+        let bytes: [u8; HEADER_BYTES] = header.encode(tag);
+        if self.tls.is_none() {
+            return sys::write_pages(&self.stream, &bytes, memory, pages).map_err(stalled);
+        }
+        self.write_locked(&bytes).map_err(stalled)?;
+        let mut buffer = vec![0; TLS_PIECE_BYTES];
+        let step = TLS_PIECE_BYTES as u64 / PAGE_BYTES;
+        for first in pages.clone().step_by(step as usize) {
+            let piece = first..(first + step).min(pages.end);
+            let buffer = &mut buffer[..((piece.end - piece.start) * PAGE_BYTES) as usize];
+            memory.copy_out(&piece, buffer);
+            self.write_locked(buffer).map_err(stalled)?;
+        }
+        Ok(())
+    }
+
+    fn write_locked(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return (&self.stream).write_all(bytes) };
+        let mut tls = lock(tls);
+        while !bytes.is_empty() {
+            let taken = tls.writer().write(bytes)?;
+            bytes = &bytes[taken..];
+            while tls.wants_write() {
+                tls.write_tls(&mut &self.stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads exactly `into.len()` bytes.
+    ///
+    /// # Errors
+    /// The link is lost, or silent for longer than its timeout (`TimedOut`).
+    pub fn read_exact(&self, into: &mut [u8]) -> io::Result<()> {
+        let Some(tls) = &self.tls else {
+            return (&self.stream).read_exact(into).map_err(stalled);
+        };
+        let mut received = lock(&self.received);
+        let mut filled = 0;
+        while filled < into.len() {
+            let mut tls = lock(tls);
+            match tls.reader().read(&mut into[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
+                // Fed only when empty, so that the bounded plain text buffer is never overrun.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !received.is_empty() => {
+                    let mut rest = received.as_slice();
+                    tls.read_tls(&mut rest)?;
+                    let taken = received.len() - rest.len();
+                    received.drain(..taken);
+                    tls.process_new_packets().map_err(io::Error::other)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // Not under the lock: a writer must be able to go on while we wait.
+                    drop(tls);
+                    received.resize(TLS_PIECE_BYTES, 0);
+                    let count = (&self.stream).read(&mut received).map_err(stalled)?;
+                    received.truncate(count);
+                    if count == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a checked header.
+    ///
+    /// # Errors
+    /// The link is lost or silent, or the peer breaks the protocol.
+    pub fn read_header(&self, tag: u64, doing: &'static str) -> Result<Header, Error> {
+        let mut bytes = [0; HEADER_BYTES];
+        self.read_exact(&mut bytes).map_err(|source| Error::Link { doing, source })?;
+        Ok(Header::decode(bytes, tag)?)
+    }
+
+    /// Reads the payload of a frame whose header was checked.
+    ///
+    /// # Errors
+    /// The link is lost or silent.
+    pub fn read_payload(&self, header: &Header, doing: &'static str) -> Result<Vec<u8>, Error> {
+        let mut payload = vec![0; header.length];
+        self.read_exact(&mut payload).map_err(|source| Error::Link { doing, source })?;
+        Ok(payload)
+    }
+
+    /// Lets reads wait as long as they must: for streams whose silence another one judges.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn wait_patiently(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(None)
+    }
+
+    /// Nothing more will be sent; what was sent still arrives.
+    pub fn finish(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Ends both directions; whoever reads or writes in another thread gets an error at once.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A socket timeout shows as `WouldBlock`; say what it means.
+fn stalled(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the link stalled"),
+        _ => error,
+    }
+}

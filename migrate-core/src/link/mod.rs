@@ -1,0 +1,216 @@
+//! Streams between hosts: TCP or mutual TLS, timeouts, pacing. What a page means is not known here.
+
+pub mod channel;
+pub mod pacer;
+mod sys;
+pub mod tls;
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::Error;
+use crate::proto::ProtoError;
+use crate::proto::hello::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
+use channel::Channel;
+use tls::Identity;
+
+/// How a link is protected and how long it may be silent.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// Certificates for mutual TLS.
+    pub identity: Option<Identity>,
+    /// Whether an unprotected link beyond loopback is wanted.
+    pub exposure: Exposure,
+    /// Longest silence or stall before a link counts as lost.
+    pub timeout: Duration,
+}
+
+/// Whether guest memory may cross a network unprotected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Loopback only, unless TLS is on.
+    LoopbackOnly,
+    /// Anywhere: the user said so.
+    Insecure,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        Self { identity: None, exposure: Exposure::LoopbackOnly, timeout: Duration::from_secs(4) }
+    }
+}
+
+impl LinkSettings {
+    /// Whether this address may be used with these settings.
+    ///
+    /// # Errors
+    /// [`Error::Insecure`].
+    pub fn allow(&self, address: SocketAddr) -> Result<(), Error> {
+        let protected = self.identity.is_some() || self.exposure == Exposure::Insecure;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_loopback() => Ok(()),
+            IpAddr::V6(ip) if ip.is_loopback() => Ok(()),
+            _ if protected => Ok(()),
+            _ => Err(Error::Insecure(address)),
+        }
+    }
+
+    fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
+        let socket = SockRef::from(stream);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(self.timeout))?;
+        socket.set_write_timeout(Some(self.timeout))?;
+        socket.set_tcp_user_timeout(Some(self.timeout))?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.timeout))
+    }
+}
+
+/// Turns `HOST:PORT` into an address.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn resolve(text: &str) -> Result<SocketAddr, String> {
+    text.to_socket_addrs()
+        .map_err(|e| format!("'{text}' is no address ({e}); use HOST:PORT"))?
+        .next()
+        .ok_or_else(|| format!("'{text}' has no address"))
+}
+
+/// Connects and shakes hands.
+///
+/// # Errors
+/// Nobody is there, the peer is not ours, or it refuses.
+pub fn connect(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
+    settings.allow(peer)?;
+    let failed = |source| Error::Connect { peer, source };
+    let stream = TcpStream::connect_timeout(&peer, settings.timeout).map_err(failed)?;
+    settings.tune(&stream).map_err(failed)?;
+    let channel = match &settings.identity {
+        Some(identity) => Channel::tls(stream, identity.connect(peer)?)?,
+        None => Channel::plain(stream),
+    };
+    let lost = |source| Error::Link { doing: "shaking hands", source };
+    channel.write(&hello.encode()).map_err(lost)?;
+    let mut answer = [0; WELCOME_BYTES];
+    match channel.read_exact(&mut answer) {
+        // Something that closes or keeps silent at our hello speaks another protocol.
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return Err(ProtoError::NotOurs.into());
+        }
+        other => other.map_err(lost)?,
+    }
+    Welcome::decode(answer)?;
+    Ok(channel)
+}
+
+/// A listening socket that shakes hands.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    settings: LinkSettings,
+}
+
+/// A connection whose hello was read and not yet answered.
+#[derive(Debug)]
+pub struct Caller {
+    /// Who calls.
+    pub hello: Hello,
+    /// From where.
+    pub peer: SocketAddr,
+    channel: Channel,
+}
+
+impl Caller {
+    /// Answers; the channel is good for use after [`Welcome::Ok`].
+    ///
+    /// # Errors
+    /// The caller is gone.
+    pub fn answer(self, welcome: Welcome) -> Result<Channel, Error> {
+        self.channel
+            .write(&welcome.encode())
+            .map_err(|source| Error::Link { doing: "shaking hands", source })?;
+        Ok(self.channel)
+    }
+}
+
+impl Listener {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// The address is taken, not ours, or not allowed without protection.
+    pub fn bind(address: SocketAddr, settings: LinkSettings) -> Result<Self, Error> {
+        settings.allow(address)?;
+        let failed = |source| Error::Listen { address, source };
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket, settings })
+    }
+
+    /// Where it listens; the port was chosen by the system if 0 was asked for.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The link's settings.
+    pub fn settings(&self) -> &LinkSettings {
+        &self.settings
+    }
+
+    /// The next caller with a valid hello, or `None` at `deadline`. Callers that speak something
+    /// else are told so and do not end the wait; `rejected` hears of them.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `cancelled` says so, or the socket fails.
+    pub fn accept(
+        &self,
+        deadline: Instant,
+        cancelled: &dyn Fn() -> bool,
+        rejected: &mut dyn FnMut(SocketAddr, &Error),
+    ) -> Result<Option<Caller>, Error> {
+        const POLL: Duration = Duration::from_millis(5);
+        loop {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            match self.socket.accept() {
+                Ok((stream, peer)) => match self.greet(stream, peer) {
+                    Ok(caller) => return Ok(Some(caller)),
+                    Err(e) => rejected(peer, &e),
+                },
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= deadline {
+                        return Ok(None);
+                    }
+                    std::thread::sleep(POLL);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(source) => return Err(Error::Link { doing: "accepting", source }),
+            }
+        }
+    }
+
+    fn greet(&self, stream: TcpStream, peer: SocketAddr) -> Result<Caller, Error> {
+        let lost = |source| Error::Link { doing: "shaking hands", source };
+        stream.set_nonblocking(false).map_err(lost)?;
+        self.settings.tune(&stream).map_err(lost)?;
+        let channel = match &self.settings.identity {
+            Some(identity) => Channel::tls(stream, identity.accept()?)?,
+            None => Channel::plain(stream),
+        };
+        let mut bytes = [0; HELLO_BYTES];
+        channel.read_exact(&mut bytes).map_err(lost)?;
+        match Hello::decode(bytes) {
+            Ok(hello) => Ok(Caller { hello, peer, channel }),
+            Err(e) => {
+                // A newer peer can read which version this is; others see it is not theirs.
+                let _ = channel.write(&Welcome::Version.encode());
+                Err(e.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Smoothed send and dirty rates from windows of any length.
+
+use std::time::Duration;
+
+use super::Window;
+use crate::memory::PAGE_BYTES;
+
+/// Shorter windows are gathered until they are this long: ratios of small counts mislead.
+const WINDOW_MIN: Duration = Duration::from_millis(20);
+/// Time over which older windows fade to a third.
+const MEMORY: Duration = Duration::from_millis(250);
+
+/// Rates in bytes per second, once known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Estimate {
+    pending: Window,
+    pub(super) send: Option<f64>,
+    pub(super) dirty: Option<f64>,
+}
+
+impl Estimate {
+    /// Takes a window in; returns the gathered one when it was long enough to count.
+    pub(super) fn update(&mut self, window: Window) -> Option<Window> {
+        self.pending.elapsed += window.elapsed;
+        self.pending.sent += window.sent;
+        self.pending.dirtied += window.dirtied;
+        if self.pending.elapsed < WINDOW_MIN {
+            return None;
+        }
+        let window = std::mem::take(&mut self.pending);
+        let seconds = window.elapsed.as_secs_f64();
+        let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
+        let smooth = |old: Option<f64>, pages: u64| {
+            let new = (pages * PAGE_BYTES) as f64 / seconds;
+            Some(old.map_or(new, |old| old + weight * (new - old)))
+        };
+        self.send = smooth(self.send, window.sent).filter(|rate| *rate > 0.0);
+        self.dirty = smooth(self.dirty, window.dirtied);
+        Some(window)
+    }
+}

@@ -1,0 +1,196 @@
+//! What to send next, how hard to throttle, when to stun, when to give up.
+//!
+//! A policy is a pure state machine: `step(event, now) -> actions`. It reads no clock, no socket
+//! and no memory, so [`crate::sim`] drives the very same code on a virtual clock. Who drives it
+//! sends the pages, harvests the dirty bits, and tells it what happened.
+
+mod estimate;
+mod precopy;
+mod sdps;
+mod stop_and_copy;
+mod vmotion;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::memory::PAGE_BYTES;
+
+/// Time since the first page, as the driver counts it.
+pub type Time = Duration;
+
+/// What a policy may be told to keep to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Switchover goal: the last send may take this long.
+    pub goal: Duration,
+    /// SDPS: the share of the send rate to which the dirty rate is held, above 0 and below 1.
+    pub beta: f64,
+    /// Most rounds for policies that bound them.
+    pub rounds_max: u32,
+    /// Most time before giving up.
+    pub time_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            goal: Duration::from_millis(300),
+            beta: 0.9,
+            rounds_max: 30,
+            time_max: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What happened since the event before; all counts in pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Window {
+    /// How long it lasted.
+    pub elapsed: Duration,
+    /// Pages sent in it.
+    pub sent: u64,
+    /// Pages the guest wrote in it (distinct within the window).
+    pub dirtied: u64,
+}
+
+/// A round that ended: every page it owed was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Round {
+    /// Pages sent.
+    pub sent: u64,
+    /// Distinct pages written meanwhile: what is owed now.
+    pub owed: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What a policy is told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event {
+    /// Everything is set up; all of this many pages are owed.
+    Start {
+        /// Pages of memory.
+        pages: u64,
+    },
+    /// Some time passed inside a round.
+    Tick(Window),
+    /// A round ended; the window since the last event, and the round as a whole.
+    RoundDone(Window, Round),
+}
+
+/// What a policy wants done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send every page owed now, once; events go on.
+    BeginRound,
+    /// Hold the vCPUs for this share of time.
+    Throttle {
+        /// 0 is free, below 1.
+        held_share: f64,
+    },
+    /// Pause the guest, send the rest, hand over.
+    Stun(Stun),
+    /// Abandon the attempt; the guest goes on at the source.
+    GiveUp(GiveUp),
+}
+
+/// A decision to stun, and what was expected of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Stun {
+    /// Pages owed at the decision.
+    pub pending_pages: u64,
+    /// Whether the rest fits the goal, and if not, why it is done all the same.
+    pub fit: Fit,
+}
+
+/// How a stun relates to the switchover goal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// The rest can be sent within the goal at the measured rate.
+    WithinGoal,
+    /// It cannot: the policy never waits for that.
+    StopAndCopy,
+}
+
+/// Why a policy gave up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GiveUp {
+    /// What was seen.
+    pub why: String,
+    /// What to try instead.
+    pub advice: &'static str,
+}
+
+impl std::fmt::Display for GiveUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "gave up: {}; {}", self.why, self.advice)
+    }
+}
+
+/// Decides how a migration goes.
+pub trait Policy: Send {
+    /// Name on the command line and in reports.
+    fn name(&self) -> &'static str;
+
+    /// What to do now that `event` happened. After a stun or giving up there are no more events.
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action>;
+}
+
+/// The policies by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyKind {
+    /// Stun first.
+    StopAndCopy,
+    /// Classic rounds, bounded count, no throttle.
+    Precopy,
+    /// Rounds, and SDPS once they stop shrinking.
+    Vmotion,
+}
+
+impl PolicyKind {
+    /// All policies, with a line each.
+    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+        (Self::Vmotion, "vmotion", "rounds; SDPS holds the dirty rate at beta times the send rate"),
+        (Self::Precopy, "precopy", "classic rounds, bounded, no throttle"),
+        (Self::StopAndCopy, "stop-and-copy", "stun first"),
+    ];
+
+    /// A fresh policy of this kind.
+    pub fn build(self, settings: Settings) -> Box<dyn Policy> {
+        match self {
+            Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy),
+            Self::Precopy => Box::new(precopy::Precopy::new(settings)),
+            Self::Vmotion => Box::new(vmotion::Vmotion::new(settings)),
+        }
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StopAndCopy => "stop-and-copy",
+            Self::Precopy => "precopy",
+            Self::Vmotion => "vmotion",
+        }
+    }
+}
+
+impl std::str::FromStr for PolicyKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().find(|(_, name, _)| *name == text).map(|(kind, ..)| *kind).ok_or_else(
+            || {
+                let names = Self::ALL.map(|(_, name, _)| name).join(", ");
+                format!("no policy is called '{text}'; there are: {names}")
+            },
+        )
+    }
+}
+
+/// Time to send `pages` at `bytes_per_s`; `None` while no rate is known.
+pub(crate) fn send_time(pages: u64, bytes_per_s: Option<f64>) -> Option<Duration> {
+    let seconds = (pages * PAGE_BYTES) as f64 / bytes_per_s?;
+    Duration::try_from_secs_f64(seconds).ok()
+}

@@ -1,0 +1,76 @@
+//! `precopy`: classic rounds, no throttle. Stuns when the rest fits the goal; gives up when
+//! rounds stop shrinking or run out.
+
+use super::estimate::Estimate;
+use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time, send_time};
+
+/// Rounds without a new smallest rest after which going on is of no use.
+const STALLED_ROUNDS: u32 = 4;
+const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtime";
+
+#[derive(Debug)]
+pub(super) struct Precopy {
+    settings: Settings,
+    estimate: Estimate,
+    rounds: u32,
+    smallest: u64,
+    stalled: u32,
+}
+
+impl Precopy {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, estimate: Estimate::default(), rounds: 0, smallest: u64::MAX, stalled: 0 }
+    }
+
+    fn why_stop(&self, now: Time) -> Option<String> {
+        if self.stalled >= STALLED_ROUNDS {
+            let mbs = |rate: Option<f64>| rate.unwrap_or(0.0) / 1e6;
+            Some(format!(
+                "{STALLED_ROUNDS} rounds in a row left no less to send; the guest dirties {:.0} MB/s and {:.0} MB/s are sent",
+                mbs(self.estimate.dirty),
+                mbs(self.estimate.send)
+            ))
+        } else if self.rounds >= self.settings.rounds_max {
+            Some(format!("{} rounds were not enough", self.rounds))
+        } else if now >= self.settings.time_max {
+            Some(format!("{:.0} s were not enough", now.as_secs_f64()))
+        } else {
+            None
+        }
+    }
+}
+
+impl Policy for Precopy {
+    fn name(&self) -> &'static str {
+        "precopy"
+    }
+
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        match event {
+            Event::Start { .. } => vec![Action::BeginRound],
+            Event::Tick(window) => {
+                self.estimate.update(window);
+                vec![]
+            }
+            Event::RoundDone(window, round) => {
+                self.estimate.update(window);
+                self.rounds += 1;
+                if send_time(round.owed, self.estimate.send)
+                    .is_some_and(|t| t <= self.settings.goal)
+                {
+                    let fit = Fit::WithinGoal;
+                    return vec![Action::Stun(Stun { pending_pages: round.owed, fit })];
+                }
+                if round.owed < self.smallest {
+                    (self.smallest, self.stalled) = (round.owed, 0);
+                } else {
+                    self.stalled += 1;
+                }
+                match self.why_stop(now) {
+                    Some(why) => vec![Action::GiveUp(GiveUp { why, advice: ADVICE })],
+                    None => vec![Action::BeginRound],
+                }
+            }
+        }
+    }
+}

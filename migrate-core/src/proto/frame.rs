@@ -1,0 +1,206 @@
+//! Frames: a 32-byte header, and a payload whose length is checked before it is read.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{
+    DESCRIPTION_BYTES_MAX, NOTE_BYTES_MAX, PAGES_MAX, ProtoError, STATE_BYTES_MAX, STREAMS_MAX,
+    TEXT_BYTES_MAX,
+};
+use crate::memory::{CHUNK_PAGES, PAGE_BYTES};
+
+/// What a frame is. The numbers are the wire's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// Source, control: build a shadow. `a` pages, `b` streams; payload: the description.
+    Setup = 1,
+    /// Destination, control: the shadow exists, all memory populated.
+    SetupDone = 2,
+    /// Source, data: pages from `a`, `b` of them; payload: their bytes.
+    Pages = 3,
+    /// Source, data: pages from `a`, `b` of them, are zero.
+    ZeroPages = 4,
+    /// Source, data: nothing more on this stream in epoch `a`.
+    EndOfPages = 5,
+    /// Source, control: device state at the stun of epoch `a`.
+    State = 6,
+    /// Destination, control, the first Okay: pages and state of epoch `a` are complete, loading
+    /// and inspecting took `b` nanoseconds.
+    Ready = 7,
+    /// Source, control: committed; run the guest of epoch `a`.
+    Run = 8,
+    /// Destination, control, the second Okay: the guest of epoch `a` runs.
+    Running = 9,
+    /// Source, control: released its copy; the handover is over.
+    Released = 10,
+    /// Both, control: still here.
+    Alive = 11,
+    /// Source, control: the attempt is off; forget the shadow.
+    Cancel = 12,
+    /// Both, control: cannot go on; payload: why, UTF-8.
+    Fail = 13,
+    /// Both, control: for whoever embeds the engine; opaque.
+    Note = 14,
+}
+
+impl Kind {
+    const ALL: [Self; 14] = [
+        Self::Setup,
+        Self::SetupDone,
+        Self::Pages,
+        Self::ZeroPages,
+        Self::EndOfPages,
+        Self::State,
+        Self::Ready,
+        Self::Run,
+        Self::Running,
+        Self::Released,
+        Self::Alive,
+        Self::Cancel,
+        Self::Fail,
+        Self::Note,
+    ];
+
+    /// Most payload bytes.
+    pub fn length_max(self) -> usize {
+        match self {
+            Self::Setup => DESCRIPTION_BYTES_MAX,
+            Self::Pages => (CHUNK_PAGES * PAGE_BYTES) as usize,
+            Self::State => STATE_BYTES_MAX,
+            Self::Note => NOTE_BYTES_MAX,
+            Self::Fail => TEXT_BYTES_MAX,
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct HeaderWire {
+    kind: U16,
+    flags: U16,
+    length: U32,
+    migration: U64,
+    a: U64,
+    b: U64,
+}
+
+/// Bytes of a header on the wire.
+pub const HEADER_BYTES: usize = size_of::<HeaderWire>();
+
+/// A checked header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame is.
+    pub kind: Kind,
+    /// Payload bytes that follow.
+    pub length: usize,
+    /// First argument; see [`Kind`].
+    pub a: u64,
+    /// Second argument; see [`Kind`].
+    pub b: u64,
+}
+
+impl Header {
+    /// A header with these arguments.
+    pub fn new(kind: Kind, a: u64, b: u64, length: usize) -> Self {
+        debug_assert!(length <= kind.length_max(), "{kind:?} of {length} bytes");
+        Self { kind, length, a, b }
+    }
+
+    /// The bytes to send for migration `tag`.
+    pub fn encode(&self, tag: u64) -> [u8; HEADER_BYTES] {
+        let wire = HeaderWire {
+            kind: U16::new(self.kind as u16),
+            flags: U16::new(0),
+            length: U32::new(self.length as u32),
+            migration: U64::new(tag),
+            a: U64::new(self.a),
+            b: U64::new(self.b),
+        };
+        zerocopy::transmute!(wire)
+    }
+
+    /// Checks the bytes received: kind, migration, flags, and length before anything is allocated.
+    ///
+    /// # Errors
+    /// What a well-behaved peer of this migration would not send.
+    pub fn decode(bytes: [u8; HEADER_BYTES], tag: u64) -> Result<Self, ProtoError> {
+        let wire: HeaderWire = zerocopy::transmute!(bytes);
+        let number = wire.kind.get();
+        let kind =
+            *Kind::ALL.get(usize::from(number).wrapping_sub(1)).ok_or(ProtoError::Kind(number))?;
+        if wire.migration != tag {
+            return Err(ProtoError::Migration);
+        }
+        let unexpected = |why| Err(ProtoError::Unexpected { kind, why });
+        if wire.flags != 0 {
+            return unexpected("unknown flags");
+        }
+        let header =
+            Self { kind, length: wire.length.get() as usize, a: wire.a.get(), b: wire.b.get() };
+        if header.length > kind.length_max() {
+            return Err(ProtoError::Length {
+                kind,
+                length: header.length as u64,
+                most: kind.length_max() as u64,
+            });
+        }
+        let Self { a, b, length, .. } = header;
+        match kind {
+            Kind::Setup if a == 0 || a > PAGES_MAX => unexpected("page count out of range"),
+            Kind::Setup if b == 0 || b > u64::from(STREAMS_MAX) => unexpected("stream count"),
+            Kind::Pages if b == 0 || b > CHUNK_PAGES || b * PAGE_BYTES != length as u64 => {
+                unexpected("page count and length disagree")
+            }
+            Kind::ZeroPages if b == 0 || b > PAGES_MAX => unexpected("page count out of range"),
+            Kind::Pages | Kind::ZeroPages if a > PAGES_MAX => unexpected("page out of range"),
+            _ => Ok(header),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_to_bounded_lengths_or_fail(bytes: [u8; HEADER_BYTES], tag: u64) {
+            if let Ok(header) = Header::decode(bytes, tag) {
+                prop_assert!(header.length <= header.kind.length_max());
+            }
+        }
+
+        #[test]
+        fn kinds_and_flags_near_valid_never_panic(kind in 0u16..20, flags in 0u16..2, length: u32, a: u64, b: u64) {
+            let mut bytes = Header::new(Kind::Alive, a, b, 0).encode(5);
+            bytes[..2].copy_from_slice(&kind.to_le_bytes());
+            bytes[2..4].copy_from_slice(&flags.to_le_bytes());
+            bytes[4..8].copy_from_slice(&length.to_le_bytes());
+            if let Ok(header) = Header::decode(bytes, 5) {
+                prop_assert!(header.length <= header.kind.length_max());
+                prop_assert_eq!(Header::decode(header.encode(5), 5), Ok(header));
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_first() {
+        let mut bytes = Header::new(Kind::State, 1, 0, 0).encode(5);
+        bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(Header::decode(bytes, 5), Err(ProtoError::Length { .. })));
+        assert_eq!(Header::decode(bytes, 6), Err(ProtoError::Migration));
+        assert_eq!(Header::decode([0; HEADER_BYTES], 0), Err(ProtoError::Kind(0)));
+    }
+
+    #[test]
+    fn documented_example() {
+        let bytes = Header::new(Kind::Pages, 512, 2, 8192).encode(0x1122_3344_5566_7788);
+        let text = bytes.map(|b| format!("{b:02x}")).join(" ");
+        let doc = include_str!("../../../docs/protocol.md");
+        assert!(doc.contains(&text), "docs/protocol.md should show {text}");
+    }
+}

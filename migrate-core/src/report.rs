@@ -1,0 +1,125 @@
+//! What happened in a migration, as serde types with a schema version. Printing is not here.
+//!
+//! Times are milliseconds, rates bytes per second, unless a name says otherwise.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{PolicyKind, Stun};
+
+/// Version of every type of this module.
+pub const SCHEMA: u32 = 1;
+
+/// One round of pre-copy.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RoundReport {
+    /// From 1.
+    pub round: u32,
+    /// When it began, after the first page.
+    pub start_ms: f64,
+    /// How long it took.
+    pub elapsed_ms: f64,
+    /// Pages sent with contents.
+    pub sent_pages: u64,
+    /// Pages that were zero and sent as such.
+    pub zero_pages: u64,
+    /// Distinct pages written meanwhile: owed at its end.
+    pub dirtied_pages: u64,
+    /// Page data sent per second.
+    pub send_rate: f64,
+    /// Page data dirtied per second, harvest by harvest.
+    pub dirty_rate: f64,
+    /// Throttle in force, averaged over the round: share of time the vCPUs were held.
+    pub held_share: f64,
+}
+
+/// The downtime and its parts, in the order in which they happen.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Downtime {
+    /// From before the pause to the guest running at the destination, without `proof_ms`.
+    pub total_ms: f64,
+    /// Until every vCPU stood still.
+    pub pause_ms: f64,
+    /// Final look for written pages.
+    pub harvest_ms: f64,
+    /// Sending the last pages.
+    pub send_ms: f64,
+    /// Saving, sending and loading device state, until the destination said Ready.
+    pub state_ms: f64,
+    /// Making the decision durable, Run, and the first instruction there.
+    pub resume_ms: f64,
+    /// The destination's look at the complete memory before it may run: the proof's, not the
+    /// migration's, and not in `total_ms`.
+    pub proof_ms: f64,
+    /// Pages sent during the stun.
+    pub pages: u64,
+}
+
+/// One attempt to migrate, complete or not.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MigrationReport {
+    /// Version of this format.
+    pub schema: u32,
+    /// The migration's id, 32 hexadecimal digits.
+    pub id: String,
+    /// Hosts the guest has left, this one included once it is done.
+    pub epoch: u64,
+    /// Which policy decided.
+    pub policy: PolicyKind,
+    /// Which tracker found dirty pages.
+    pub tracker: String,
+    /// Data streams.
+    pub streams: u32,
+    /// Guest memory in pages of 4096 bytes.
+    pub memory_pages: u64,
+    /// Connecting, and the destination building and populating its shadow.
+    pub setup_ms: f64,
+    /// From the first page to the guest running at the destination, without the proof.
+    pub migration_ms: f64,
+    /// `setup_ms` and `migration_ms` together.
+    pub total_ms: f64,
+    /// Page data sent, in bytes.
+    pub page_bytes: u64,
+    /// Everything sent on data streams, headers included, in bytes.
+    pub wire_bytes: u64,
+    /// The rounds.
+    pub rounds: Vec<RoundReport>,
+    /// The policy's decision to stun.
+    pub stun: Option<Stun>,
+    /// The downtime; zero if there was none.
+    pub downtime: Downtime,
+    /// Most downtime wanted.
+    pub downtime_goal_ms: f64,
+    /// Whether `downtime.total_ms` was more than wanted.
+    pub over_goal: bool,
+    /// How it ended: `done`, or why it failed.
+    pub outcome: String,
+}
+
+impl MigrationReport {
+    /// Page data per second while pages were sent in rounds; 0 without rounds.
+    pub fn send_rate(&self) -> f64 {
+        let pages: u64 = self.rounds.iter().map(|r| r.sent_pages).sum();
+        ratio(pages * crate::memory::PAGE_BYTES, self.rounds.iter().map(|r| r.elapsed_ms).sum())
+    }
+
+    /// Page data dirtied per second in rounds without throttle; 0 if there was none.
+    pub fn free_dirty_rate(&self) -> f64 {
+        let free = || self.rounds.iter().filter(|r| r.held_share == 0.0);
+        let bytes: f64 = free().map(|r| r.dirty_rate * r.elapsed_ms).sum();
+        let time: f64 = free().map(|r| r.elapsed_ms).sum();
+        if time > 0.0 { bytes / time } else { 0.0 }
+    }
+
+    /// Pages dirtied over pages sent, summed over throttled rounds: the beta that SDPS achieved.
+    pub fn measured_beta(&self) -> Option<f64> {
+        let held = || self.rounds.iter().filter(|r| r.held_share > 0.0);
+        let sent: u64 = held().map(|r| r.sent_pages).sum();
+        let dirtied: u64 = held().map(|r| r.dirtied_pages).sum();
+        (sent > 0).then(|| dirtied as f64 / sent as f64)
+    }
+}
+
+fn ratio(bytes: u64, milliseconds: f64) -> f64 {
+    if milliseconds > 0.0 { bytes as f64 * 1e3 / milliseconds } else { 0.0 }
+}

@@ -1,0 +1,213 @@
+//! A virtual clock, a model link and a model guest driving the same policies as [`crate::source`].
+//!
+//! There is no rule here: pages, rounds and windows are counted as the source counts them, and
+//! every decision is the policy's. Time is virtual, so a terabyte takes milliseconds.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::policy::{Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window};
+
+/// How a model guest chooses pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// One after the other, round and round: streaming records.
+    Stream,
+    /// Any, with replacement.
+    Uniform,
+}
+
+/// A guest without memory: which pages it writes, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelGuest {
+    /// Pages of memory.
+    pub pages: u64,
+    /// Pages that are ever written: the first ones.
+    pub writable: u64,
+    /// Pages written per second while not held.
+    pub pages_per_s: f64,
+    /// Which.
+    pub writes: Writes,
+}
+
+/// A link of varying bandwidth.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelLink {
+    /// Page data per second.
+    pub bytes_per_s: f64,
+    /// Bandwidth varies by up to this share of itself, anew in every tick.
+    pub jitter: f64,
+}
+
+/// How a simulated migration ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// The guest was handed over.
+    Done {
+        /// The policy's decision.
+        stun: Stun,
+        /// Time to send the rest, the guest standing still.
+        downtime: Duration,
+    },
+    /// The policy gave up.
+    GaveUp(GiveUp),
+}
+
+/// What a simulated migration came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// From the first page to the end.
+    pub total: Duration,
+    /// Pages sent.
+    pub sent_pages: u64,
+    /// Rounds.
+    pub rounds: u32,
+    /// Pages the guest would have written and did not, because it was held.
+    pub lost_pages: f64,
+}
+
+/// Time between events inside a round.
+const TICK: Duration = Duration::from_millis(50);
+/// Virtual time after which something is wrong with the policy: none may go on for ever.
+const TIME_MAX: Duration = Duration::from_secs(100_000);
+
+struct Model {
+    guest: ModelGuest,
+    link: ModelLink,
+    random: SmallRng,
+    now: Duration,
+    dirty: Bitmap,
+    next_page: u64,
+    fraction: f64,
+    held_share: f64,
+    lost_pages: f64,
+}
+
+impl Model {
+    fn bandwidth(&mut self) -> f64 {
+        self.link.bytes_per_s * (1.0 + self.link.jitter * self.random.random_range(-1.0..=1.0))
+    }
+
+    /// The guest writes for `elapsed`; returns distinct pages written.
+    fn write(&mut self, elapsed: Duration) -> u64 {
+        let demand = self.guest.pages_per_s * elapsed.as_secs_f64();
+        self.lost_pages += demand * self.held_share;
+        let pages = demand * (1.0 - self.held_share) + self.fraction;
+        self.fraction = pages.fract();
+        let writable = self.guest.writable;
+        let mut window = Bitmap::empty(self.guest.pages);
+        // More than every page twice adds nothing new to a window.
+        for _ in 0..(pages as u64).min(writable * 4) {
+            let page = match self.guest.writes {
+                Writes::Stream => {
+                    self.next_page = (self.next_page + 1) % writable;
+                    self.next_page
+                }
+                Writes::Uniform => self.random.random_range(0..writable),
+            };
+            window.insert(page..page + 1);
+        }
+        for run in window.runs(0..self.guest.pages) {
+            self.dirty.insert(run);
+        }
+        window.count()
+    }
+
+    /// One round, asking the policy at every tick; `Err` if it gave up inside.
+    fn round(
+        &mut self,
+        to_send: u64,
+        mut tick: impl FnMut(Window, Duration) -> Result<Option<f64>, GiveUp>,
+    ) -> Result<(Window, Round), GiveUp> {
+        let start = self.now;
+        let (mut left, mut credit) = (to_send, 0.0);
+        loop {
+            let bandwidth = self.bandwidth();
+            let pages_per_s = bandwidth / PAGE_BYTES as f64;
+            let need = Duration::from_secs_f64((left as f64 - credit).max(0.0) / pages_per_s);
+            let elapsed = need.min(TICK);
+            credit += pages_per_s * elapsed.as_secs_f64();
+            let sent = if elapsed == need { left } else { (credit as u64).min(left) };
+            credit -= sent as f64;
+            left -= sent;
+            self.now += elapsed;
+            let dirtied = self.write(elapsed);
+            let window = Window { elapsed, sent, dirtied };
+            if left == 0 {
+                let owed = self.dirty.count();
+                return Ok((window, Round { sent: to_send, owed, elapsed: self.now - start }));
+            }
+            if let Some(held_share) = tick(window, self.now)? {
+                self.held_share = held_share;
+            }
+        }
+    }
+}
+
+/// Runs one migration under `policy`; the same seed gives the same run.
+pub fn run(
+    guest: ModelGuest,
+    link: ModelLink,
+    policy: PolicyKind,
+    settings: Settings,
+    seed: u64,
+) -> Outcome {
+    let mut policy = policy.build(settings);
+    let mut model = Model {
+        guest,
+        link,
+        random: SmallRng::seed_from_u64(seed),
+        now: Duration::ZERO,
+        dirty: Bitmap::full(guest.pages),
+        next_page: 0,
+        fraction: 0.0,
+        held_share: 0.0,
+        lost_pages: 0.0,
+    };
+    let (mut sent_pages, mut rounds) = (0, 0);
+    let mut event = Event::Start { pages: guest.pages };
+    let end = 'migration: loop {
+        assert!(model.now < TIME_MAX, "a policy must end by itself");
+        let mut begin_round = false;
+        for action in policy.step(event, model.now) {
+            match action {
+                Action::BeginRound => begin_round = true,
+                Action::Throttle { held_share } => model.held_share = held_share,
+                Action::GiveUp(why) => break 'migration End::GaveUp(why),
+                Action::Stun(stun) => {
+                    let rest = model.dirty.count();
+                    let seconds = (rest * PAGE_BYTES) as f64 / model.bandwidth();
+                    let downtime = Duration::from_secs_f64(seconds);
+                    model.now += downtime;
+                    sent_pages += rest;
+                    break 'migration End::Done { stun, downtime };
+                }
+            }
+        }
+        assert!(begin_round, "between rounds a policy sends, stuns or gives up");
+        let to_send = model.dirty.take().count();
+        rounds += 1;
+        sent_pages += to_send;
+        let round = model.round(to_send, |window, now| {
+            let mut throttle = None;
+            for action in policy.step(Event::Tick(window), now) {
+                match action {
+                    Action::Throttle { held_share } => throttle = Some(held_share),
+                    Action::GiveUp(why) => return Err(why),
+                    other => unreachable!("{other:?} inside a round"),
+                }
+            }
+            Ok(throttle)
+        });
+        match round {
+            Ok((window, round)) => event = Event::RoundDone(window, round),
+            Err(why) => break End::GaveUp(why),
+        }
+    };
+    Outcome { end, total: model.now, sent_pages, rounds, lost_pages: model.lost_pages }
+}

@@ -1,0 +1,609 @@
+//! One attempt, phase by phase; errors are handled once, in [`Attempt::run`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::handover::{Record, Resolution};
+use super::shards::{Counters, Done, Job, Shard};
+use super::{Migrated, NotMigrated, Notes, Observer, Progress, SourceSettings};
+use crate::Error;
+use crate::guest::{DirtyTracker, Guest, GuestError};
+use crate::link::channel::Channel;
+use crate::link::connect;
+use crate::link::pacer::Pacer;
+use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::policy::{Action, Event, Policy, Round, Stun, Window};
+use crate::proto::ProtoError;
+use crate::proto::frame::{Header, Kind};
+use crate::proto::hello::{Hello, MigrationId, Role};
+use crate::proto::state::{Source as State, SourceEvent};
+use crate::report::{Downtime, MigrationReport, RoundReport, SCHEMA};
+
+/// Time between harvests inside a round.
+const TICK: Duration = Duration::from_millis(50);
+/// A harvest may take at most this share of the time between harvests.
+const HARVEST_SHARE_MAX: f64 = 0.02;
+/// How long the destination may take to build its shadow, beyond a second per this many bytes.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
+const SETUP_BYTES_PER_S: u64 = 256 << 20;
+/// How long the destination may take to load and inspect a guest, likewise.
+const READY_BYTES_PER_S: u64 = 256 << 20;
+/// Time between signs of life on the control connection.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two tries to reach a destination that did not answer Run.
+const RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What reaches the main loop from the connections.
+enum Signal {
+    Control(Result<(Header, Vec<u8>), Error>),
+    Shard(Done),
+}
+
+pub(super) struct Attempt<'a> {
+    guest: &'a mut dyn Guest,
+    tracker: &'a mut dyn DirtyTracker,
+    settings: &'a SourceSettings,
+    observer: &'a mut dyn Observer,
+    policy: Box<dyn Policy>,
+    id: MigrationId,
+    state: State,
+    report: MigrationReport,
+    owed: Bitmap,
+    held_share: f64,
+    first_page: Option<Instant>,
+    last_alive: Instant,
+}
+
+/// The connections of an attempt whose shadow exists.
+struct Links {
+    control: Arc<Channel>,
+    jobs: Vec<mpsc::Sender<Job>>,
+    signals: mpsc::Receiver<Signal>,
+    counters: Arc<Counters>,
+    abandon: Arc<AtomicBool>,
+    data: Vec<Arc<Channel>>,
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.abandon.store(true, Ordering::Relaxed);
+        for channel in &self.data {
+            channel.close();
+        }
+    }
+}
+
+/// Counters of the window since the last event.
+struct Meter {
+    at: Instant,
+    sent: u64,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        guest: &'a mut dyn Guest,
+        tracker: &'a mut dyn DirtyTracker,
+        settings: &'a SourceSettings,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        let id = MigrationId::random();
+        let pages = guest.memory().pages();
+        let report = MigrationReport {
+            schema: SCHEMA,
+            id: id.to_string(),
+            epoch: settings.epoch,
+            policy: settings.policy,
+            tracker: tracker.name().to_owned(),
+            streams: settings.streams,
+            memory_pages: pages,
+            setup_ms: 0.0,
+            migration_ms: 0.0,
+            total_ms: 0.0,
+            page_bytes: 0,
+            wire_bytes: 0,
+            rounds: Vec::new(),
+            stun: None,
+            downtime: Downtime::default(),
+            downtime_goal_ms: ms(settings.limits.goal),
+            over_goal: false,
+            outcome: String::new(),
+        };
+        Self {
+            policy: settings.policy.build(settings.limits),
+            guest,
+            tracker,
+            settings,
+            observer,
+            id,
+            state: State::Setup,
+            report,
+            owed: Bitmap::full(pages),
+            held_share: 0.0,
+            first_page: None,
+            last_alive: Instant::now(),
+        }
+    }
+
+    /// The whole attempt; whatever went wrong is put right here.
+    pub(super) fn run(mut self) -> Result<Migrated, Box<NotMigrated>> {
+        let mut record = None;
+        let result = self.phases(&mut record);
+        let result = match result {
+            Err(error) => self.recover(error, record.take()),
+            done => done,
+        };
+        if let Some(first_page) = self.first_page
+            && self.report.migration_ms == 0.0
+        {
+            self.report.migration_ms = ms(first_page.elapsed());
+        }
+        self.report.total_ms = self.report.setup_ms + self.report.migration_ms;
+        match result {
+            Ok(control) => {
+                if let Some(record) = record {
+                    record.remove();
+                }
+                self.report.outcome = "done".to_owned();
+                let control = control.map(|channel| Notes { channel, tag: self.id.tag() });
+                Ok(Migrated { report: self.report, control })
+            }
+            Err(error) => {
+                self.report.outcome = error.to_string();
+                Err(Box::new(NotMigrated { error, report: self.report }))
+            }
+        }
+    }
+
+    fn phases(&mut self, record: &mut Option<Record>) -> Result<Option<Arc<Channel>>, Error> {
+        let links = self.setup()?;
+        self.enter(SourceEvent::ShadowReady);
+        let result = self.copy(&links).and_then(|stun| self.stun(&links, stun, record));
+        if result.is_err() && !matches!(self.state, State::Committed | State::Released) {
+            // Best effort: the destination would notice the lost connection as well.
+            let cancel = Header::new(Kind::Cancel, 0, 0, 0);
+            let _ = links.control.send(self.id.tag(), &cancel, &[]);
+            links.control.finish();
+        }
+        result.map(|()| Some(links.control.clone()))
+    }
+
+    /// After a failure: the guest runs here again, or stays stopped because it may run there.
+    fn recover(
+        &mut self,
+        error: Error,
+        record: Option<Record>,
+    ) -> Result<Option<Arc<Channel>>, Error> {
+        self.enter(SourceEvent::Failed);
+        match (self.state, record) {
+            (State::Unresolved, Some(record)) => self.resolve(record),
+            _ => {
+                self.guest.throttle(0.0);
+                self.guest.resume()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn enter(&mut self, event: SourceEvent) {
+        match self.state.next(event) {
+            Some(state) => self.state = state,
+            None => unreachable!("{event:?} cannot happen in {:?}", self.state),
+        }
+    }
+
+    /// Connects, and waits until the destination's shadow exists with all its memory.
+    fn setup(&mut self) -> Result<Links, Error> {
+        let start = Instant::now();
+        let settings = self.settings;
+        self.observer.progress(Progress::Setup);
+        let migration = self.id;
+        let hello = |role| Hello { migration, role, epoch: settings.epoch };
+        let control = Arc::new(connect(settings.peer, hello(Role::Control), &settings.link)?);
+        let tag = self.id.tag();
+        let (signal, signals) = mpsc::channel();
+        let (reader, to_main) = (control.clone(), signal.clone());
+        spawn("control", move || read_control(&reader, tag, &to_main))?;
+
+        let description = self.guest.description();
+        let pages = self.guest.memory().pages();
+        let header =
+            Header::new(Kind::Setup, pages, u64::from(settings.streams), description.len());
+        control.send(tag, &header, &description).map_err(lost("asking for a shadow"))?;
+        let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / SETUP_BYTES_PER_S);
+        let mut links = Links {
+            control,
+            jobs: Vec::new(),
+            signals,
+            counters: Arc::default(),
+            abandon: Arc::default(),
+            data: Vec::new(),
+        };
+        self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
+
+        let pacer = Arc::new(Pacer::new(settings.bandwidth));
+        for stream in 0..settings.streams {
+            let channel = connect(settings.peer, hello(Role::Data { stream }), &settings.link)?;
+            let channel = Arc::new(channel);
+            let shard = Shard {
+                index: u64::from(stream),
+                streams: u64::from(settings.streams),
+                tag,
+                channel: channel.clone(),
+                memory: self.guest.memory(),
+                pacer: pacer.clone(),
+                counters: links.counters.clone(),
+                abandon: links.abandon.clone(),
+            };
+            let (job, jobs) = mpsc::channel();
+            let to_main = signal.clone();
+            spawn("pages", move || {
+                shard.run(&jobs, |done| drop(to_main.send(Signal::Shard(done))));
+            })?;
+            links.jobs.push(job);
+            links.data.push(channel);
+        }
+        self.report.setup_ms = ms(start.elapsed());
+        Ok(links)
+    }
+
+    /// Rounds, until the policy stuns.
+    fn copy(&mut self, links: &Links) -> Result<Stun, Error> {
+        self.tracker.start()?;
+        let begin = Instant::now();
+        self.first_page = Some(begin);
+        let mut event = Event::Start { pages: self.owed.pages() };
+        loop {
+            let mut begin_round = false;
+            for action in self.policy.step(event, begin.elapsed()) {
+                match action {
+                    Action::BeginRound => begin_round = true,
+                    Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::Stun(stun) => return Ok(stun),
+                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
+                }
+            }
+            assert!(begin_round, "between rounds a policy sends, stuns or gives up");
+            event = self.round(links, begin)?;
+        }
+    }
+
+    /// Sends everything owed now, once; harvests and asks the policy while it goes on.
+    fn round(&mut self, links: &Links, begin: Instant) -> Result<Event, Error> {
+        let start = Instant::now();
+        let number = self.report.rounds.len() as u32 + 1;
+        let sending = Arc::new(self.owed.take());
+        let to_send = sending.count();
+        let sent_before = links.counters.sent();
+        let zero_before = links.counters.zero_pages.load(Ordering::Relaxed);
+        let (mut dirtied, mut held) = (0, 0.0);
+        let mut meter = Meter { at: start, sent: sent_before };
+        self.give(links, Job::Pages(sending));
+        let mut busy = links.jobs.len();
+        let mut tick = TICK;
+        while busy > 0 {
+            let deadline = meter.at + tick;
+            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
+            if busy > 0 && Instant::now() < deadline {
+                continue;
+            }
+            let harvest_start = Instant::now();
+            let window = self.window(links, &mut meter, &mut dirtied)?;
+            held += self.held_share * window.elapsed.as_secs_f64();
+            tick = TICK.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
+            if busy == 0 {
+                let elapsed = start.elapsed();
+                let sent = links.counters.sent() - sent_before;
+                let zero = links.counters.zero_pages.load(Ordering::Relaxed) - zero_before;
+                let owed = self.owed.count();
+                let seconds = elapsed.as_secs_f64();
+                self.report.rounds.push(RoundReport {
+                    round: number,
+                    start_ms: ms(start - begin),
+                    elapsed_ms: ms(elapsed),
+                    sent_pages: sent - zero,
+                    zero_pages: zero,
+                    dirtied_pages: owed,
+                    send_rate: ((sent - zero) * PAGE_BYTES) as f64 / seconds,
+                    dirty_rate: (dirtied * PAGE_BYTES) as f64 / seconds,
+                    held_share: held / seconds,
+                });
+                return Ok(Event::RoundDone(window, Round { sent, owed, elapsed }));
+            }
+            self.show(number, to_send - (links.counters.sent() - sent_before), &window);
+            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
+                match action {
+                    Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
+                    other => unreachable!("{other:?} inside a round"),
+                }
+            }
+        }
+        unreachable!("a round ends when its last stream does")
+    }
+
+    /// Harvests, and measures the time since the last window.
+    fn window(
+        &mut self,
+        links: &Links,
+        meter: &mut Meter,
+        round_dirtied: &mut u64,
+    ) -> Result<Window, Error> {
+        let pages = self.owed.pages();
+        let dirtied = self.tracker.harvest(0..pages, &mut self.owed)?;
+        *round_dirtied += dirtied;
+        let (now, sent) = (Instant::now(), links.counters.sent());
+        let window = Window { elapsed: now - meter.at, sent: sent - meter.sent, dirtied };
+        *meter = Meter { at: now, sent };
+        Ok(window)
+    }
+
+    fn show(&mut self, round: u32, remaining_pages: u64, window: &Window) {
+        let seconds = window.elapsed.as_secs_f64();
+        self.observer.progress(Progress::Round {
+            round,
+            remaining_pages,
+            dirtied_pages: self.owed.count(),
+            send_rate: (window.sent * PAGE_BYTES) as f64 / seconds,
+            dirty_rate: (window.dirtied * PAGE_BYTES) as f64 / seconds,
+            held_share: self.held_share,
+        });
+    }
+
+    fn throttle(&mut self, held_share: f64) {
+        self.held_share = held_share;
+        self.guest.throttle(held_share);
+    }
+
+    /// Pauses, sends the rest and the state, and hands over.
+    fn stun(
+        &mut self,
+        links: &Links,
+        stun: Stun,
+        record: &mut Option<Record>,
+    ) -> Result<(), Error> {
+        let (tag, epoch) = (self.id.tag(), self.settings.epoch);
+        let paused = Instant::now();
+        self.guest.pause()?;
+        self.enter(SourceEvent::Paused);
+        let stopped = Instant::now();
+        let pages = self.owed.pages();
+        self.tracker.harvest(0..pages, &mut self.owed)?;
+        let harvested = Instant::now();
+        let rest = self.owed.clone();
+        let rest_pages = rest.count();
+        self.report.stun = Some(stun);
+        self.observer.progress(Progress::Stun { pages: rest_pages });
+
+        self.give(links, Job::Pages(Arc::new(rest)));
+        self.give(links, Job::End { epoch });
+        let state = self.guest.save_state()?;
+        let header = Header::new(Kind::State, epoch, 0, state.len());
+        links.control.send(tag, &header, &state).map_err(lost("sending device state"))?;
+        let mut busy = 2 * links.jobs.len();
+        while busy > 0 {
+            let deadline = Instant::now() + TICK;
+            busy -= self.await_shards(links, deadline, busy, "sending the last pages")?;
+        }
+        let sent = Instant::now();
+
+        let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / READY_BYTES_PER_S);
+        let ready = self.await_control(links, Kind::Ready, patience, "waiting for Ready")?;
+        let proof = Duration::from_nanos(ready.b);
+        if ready.a != epoch {
+            let why = "Ready for another epoch";
+            return Err(ProtoError::Unexpected { kind: Kind::Ready, why }.into());
+        }
+        self.enter(SourceEvent::Ready);
+        let prepared = Instant::now();
+
+        *record = Some(Record::write(
+            &self.settings.state_directory,
+            self.id,
+            epoch,
+            self.settings.peer,
+        )?);
+        self.enter(SourceEvent::Recorded);
+        links
+            .control
+            .send(tag, &Header::new(Kind::Run, epoch, 0, 0), &[])
+            .map_err(lost("handing over"))?;
+        let patience = self.settings.link.timeout;
+        self.await_control(links, Kind::Running, patience, "waiting for Running")?;
+        let running = Instant::now();
+        self.enter(SourceEvent::Running);
+        // The guest runs there; whatever happens to this message changes nothing.
+        let _ = links.control.send(tag, &Header::new(Kind::Released, epoch, 0, 0), &[]);
+
+        let proof = proof.min(prepared - sent);
+        let downtime = running - paused - proof;
+        self.report.downtime = Downtime {
+            total_ms: ms(downtime),
+            pause_ms: ms(stopped - paused),
+            harvest_ms: ms(harvested - stopped),
+            send_ms: ms(sent - harvested),
+            state_ms: ms(prepared - sent - proof),
+            resume_ms: ms(running - prepared),
+            proof_ms: ms(proof),
+            pages: rest_pages,
+        };
+        self.report.over_goal = downtime > self.settings.limits.goal;
+        self.report.page_bytes = links.counters.pages.load(Ordering::Relaxed) * PAGE_BYTES;
+        self.report.wire_bytes = links.counters.wire_bytes.load(Ordering::Relaxed);
+        if let Some(first_page) = self.first_page {
+            self.report.migration_ms = ms(running - first_page - proof);
+        }
+        Ok(())
+    }
+
+    /// Asks the destination again and again, and watches for an operator's decision.
+    fn resolve(&mut self, record: Record) -> Result<Option<Arc<Channel>>, Error> {
+        let deadline = Instant::now() + self.settings.resolve_timeout;
+        self.observer.progress(Progress::Unresolved { migration: self.id });
+        while Instant::now() < deadline {
+            let answer = match record.decision() {
+                Some(Resolution::SourceRuns) => {
+                    self.enter(SourceEvent::SourceRuns);
+                    record.remove();
+                    self.guest.throttle(0.0);
+                    self.guest.resume()?;
+                    return Err(Error::Cancelled);
+                }
+                Some(Resolution::DestinationRuns) => Ok(None),
+                None => self.ask_again().map(Some),
+            };
+            if let Ok(control) = answer {
+                self.enter(SourceEvent::Running);
+                record.remove();
+                return Ok(control.map(Arc::new));
+            }
+            std::thread::sleep(RESOLVE_INTERVAL);
+        }
+        Err(Error::Unresolved { id: self.id.to_string() })
+    }
+
+    /// Says Run once more on a new connection: a prepared destination runs now, a running one
+    /// says so. Either way the guest runs there and not here.
+    fn ask_again(&self) -> Result<Channel, Error> {
+        let (tag, epoch) = (self.id.tag(), self.settings.epoch);
+        let hello = Hello { migration: self.id, role: Role::Resolve, epoch };
+        let channel = connect(self.settings.peer, hello, &self.settings.link)?;
+        let doing = "resolving the handover";
+        channel.send(tag, &Header::new(Kind::Run, epoch, 0, 0), &[]).map_err(lost(doing))?;
+        loop {
+            let header = channel.read_header(tag, doing)?;
+            channel.read_payload(&header, doing)?;
+            match header.kind {
+                Kind::Running if header.a == epoch => {
+                    let _ = channel.send(tag, &Header::new(Kind::Released, epoch, 0, 0), &[]);
+                    return Ok(channel);
+                }
+                Kind::Alive => {}
+                kind => return Err(ProtoError::Unexpected { kind, why: "resolving" }.into()),
+            }
+        }
+    }
+
+    fn give(&self, links: &Links, job: Job) {
+        for stream in &links.jobs {
+            // A stream that is gone has said why, or will, through its signal.
+            let _ = stream.send(job.clone());
+        }
+    }
+
+    /// Waits until `deadline` for streams to finish jobs, at most `busy`; returns how many did.
+    fn await_shards(
+        &mut self,
+        links: &Links,
+        deadline: Instant,
+        busy: usize,
+        doing: &'static str,
+    ) -> Result<usize, Error> {
+        let mut finished = 0;
+        while finished < busy {
+            self.keep_alive(links)?;
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match links.signals.recv_timeout(wait) {
+                Ok(Signal::Shard(done)) => {
+                    done.map_err(lost(doing))?;
+                    finished += 1;
+                }
+                Ok(Signal::Control(message)) => {
+                    let (header, payload) = message?;
+                    if header.kind != Kind::Alive {
+                        return Err(refused(&header, &payload));
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => break,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone(doing)),
+            }
+        }
+        Ok(finished)
+    }
+
+    /// Waits for one message of `kind`.
+    fn await_control(
+        &mut self,
+        links: &Links,
+        kind: Kind,
+        patience: Duration,
+        doing: &'static str,
+    ) -> Result<Header, Error> {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.keep_alive(links)?;
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return Err(Error::PeerSilent(patience, doing));
+            }
+            match links.signals.recv_timeout(wait.min(TICK)) {
+                Ok(Signal::Shard(done)) => done.map_err(lost(doing))?,
+                Ok(Signal::Control(message)) => match message? {
+                    (header, _) if header.kind == kind => return Ok(header),
+                    (header, _) if header.kind == Kind::Alive => {}
+                    (header, payload) => return Err(refused(&header, &payload)),
+                },
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone(doing)),
+            }
+        }
+    }
+
+    /// Tells the peer that we live, and asks the user whether we should.
+    fn keep_alive(&mut self, links: &Links) -> Result<(), Error> {
+        if self.state != State::Committed && self.observer.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        if self.last_alive.elapsed() > ALIVE_INTERVAL {
+            self.last_alive = Instant::now();
+            let alive = Header::new(Kind::Alive, 0, 0, 0);
+            links.control.send(self.id.tag(), &alive, &[]).map_err(lost("saying we live"))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_control(control: &Channel, tag: u64, signals: &mpsc::Sender<Signal>) {
+    let doing = "listening to the destination";
+    loop {
+        let message = control
+            .read_header(tag, doing)
+            .and_then(|header| Ok((header, control.read_payload(&header, doing)?)));
+        let last = match &message {
+            // After Running the connection belongs to the embedder's notes.
+            Ok((header, _)) => matches!(header.kind, Kind::Running),
+            Err(_) => true,
+        };
+        if signals.send(Signal::Control(message)).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn refused(header: &Header, payload: &[u8]) -> Error {
+    match header.kind {
+        Kind::Fail => Error::Peer(String::from_utf8_lossy(payload).into_owned()),
+        kind => ProtoError::Unexpected { kind, why: "not now" }.into(),
+    }
+}
+
+fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Link { doing, source }
+}
+
+fn gone(doing: &'static str) -> Error {
+    Error::Link { doing, source: std::io::ErrorKind::ConnectionAborted.into() }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|e| GuestError::new("start a thread", e).into())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
