@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How far behind schedule sending may be and still catch up: covers late wake-ups, no bursts.
-const CATCH_UP_MAX: Duration = Duration::from_millis(5);
+/// How far behind schedule sending may be and still catch up: what the queues of a real link hold
+/// while its sender waits for a CPU (`tc tbf` is usually given 50 ms as well).
+const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
 /// Limits the sum of several streams to a rate, on an absolute schedule.
 #[derive(Debug)]

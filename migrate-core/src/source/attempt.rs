@@ -128,11 +128,20 @@ impl<'a> Attempt<'a> {
 
     /// The whole attempt; whatever went wrong is put right here.
     pub(super) fn run(mut self) -> Result<Migrated, Box<NotMigrated>> {
-        let mut record = None;
-        let result = self.phases(&mut record);
-        let result = match result {
-            Err(error) => self.recover(error, record.take()),
-            done => done,
+        let record = Record::create(&self.settings.state_directory, self.id);
+        let result = match record {
+            Ok(record) => {
+                let result = match self.phases(&record) {
+                    Err(error) => self.recover(error, &record),
+                    done => done,
+                };
+                // Kept where it still says that the guest must not run here.
+                if self.state != State::Unresolved {
+                    record.remove();
+                }
+                result
+            }
+            Err(error) => Err(error),
         };
         if let Some(first_page) = self.first_page
             && self.report.migration_ms == 0.0
@@ -142,9 +151,6 @@ impl<'a> Attempt<'a> {
         self.report.total_ms = self.report.setup_ms + self.report.migration_ms;
         match result {
             Ok(control) => {
-                if let Some(record) = record {
-                    record.remove();
-                }
                 self.report.outcome = "done".to_owned();
                 let control = control.map(|channel| Notes { channel, tag: self.id.tag() });
                 Ok(Migrated { report: self.report, control })
@@ -156,7 +162,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn phases(&mut self, record: &mut Option<Record>) -> Result<Option<Arc<Channel>>, Error> {
+    fn phases(&mut self, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
         let links = self.setup()?;
         self.enter(SourceEvent::ShadowReady);
         let result = self.copy(&links).and_then(|stun| self.stun(&links, stun, record));
@@ -170,14 +176,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// After a failure: the guest runs here again, or stays stopped because it may run there.
-    fn recover(
-        &mut self,
-        error: Error,
-        record: Option<Record>,
-    ) -> Result<Option<Arc<Channel>>, Error> {
+    fn recover(&mut self, error: Error, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
         self.enter(SourceEvent::Failed);
-        match (self.state, record) {
-            (State::Unresolved, Some(record)) => self.resolve(record),
+        match self.state {
+            State::Unresolved => self.resolve(record),
             _ => {
                 self.guest.throttle(0.0);
                 self.guest.resume()?;
@@ -357,12 +359,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Pauses, sends the rest and the state, and hands over.
-    fn stun(
-        &mut self,
-        links: &Links,
-        stun: Stun,
-        record: &mut Option<Record>,
-    ) -> Result<(), Error> {
+    fn stun(&mut self, links: &Links, stun: Stun, record: &Record) -> Result<(), Error> {
         let (tag, epoch) = (self.id.tag(), self.settings.epoch);
         let paused = Instant::now();
         self.guest.pause()?;
@@ -398,12 +395,7 @@ impl<'a> Attempt<'a> {
         self.enter(SourceEvent::Ready);
         let prepared = Instant::now();
 
-        *record = Some(Record::write(
-            &self.settings.state_directory,
-            self.id,
-            epoch,
-            self.settings.peer,
-        )?);
+        record.commit()?;
         self.enter(SourceEvent::Recorded);
         links
             .control
@@ -438,14 +430,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// Asks the destination again and again, and watches for an operator's decision.
-    fn resolve(&mut self, record: Record) -> Result<Option<Arc<Channel>>, Error> {
+    fn resolve(&mut self, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
         let deadline = Instant::now() + self.settings.resolve_timeout;
         self.observer.progress(Progress::Unresolved { migration: self.id });
         while Instant::now() < deadline {
             let answer = match record.decision() {
                 Some(Resolution::SourceRuns) => {
                     self.enter(SourceEvent::SourceRuns);
-                    record.remove();
                     self.guest.throttle(0.0);
                     self.guest.resume()?;
                     return Err(Error::Cancelled);
@@ -455,7 +446,6 @@ impl<'a> Attempt<'a> {
             };
             if let Ok(control) = answer {
                 self.enter(SourceEvent::Running);
-                record.remove();
                 return Ok(control.map(Arc::new));
             }
             std::thread::sleep(RESOLVE_INTERVAL);

@@ -4,7 +4,7 @@
 //! on the source must not resume it by itself, whatever happens to the link or to this process.
 
 use std::fs::File;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -28,37 +28,48 @@ impl Resolution {
     }
 }
 
-/// A committed handover on disk.
+/// The record of one attempt, on disk before the guest is stunned.
 #[derive(Debug)]
 pub struct Record {
+    file: File,
     path: PathBuf,
     decision: PathBuf,
 }
 
 impl Record {
-    /// Makes the decision durable.
+    /// Makes the record, undecided. Creating a file is slow; deciding must not be.
     ///
     /// # Errors
-    /// It could not be; the handover must not go on.
-    pub(super) fn write(
-        directory: &Path,
-        migration: MigrationId,
-        epoch: u64,
-        peer: std::net::SocketAddr,
-    ) -> Result<Self, Error> {
+    /// It cannot be written; no handover could be.
+    pub(super) fn create(directory: &Path, migration: MigrationId) -> Result<Self, Error> {
         let (path, decision) = Self::paths(directory, migration);
         let failed = |source| Error::Record { path: path.display().to_string(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
-        let mut file = File::create(&path).map_err(failed)?;
-        writeln!(file, "committed {migration} epoch {epoch} to {peer}").map_err(failed)?;
-        file.sync_all().map_err(failed)?;
+        let file = File::create(&path).map_err(failed)?;
+        let record = Self { file, path: path.clone(), decision };
+        record.put("undecided").map_err(failed)?;
         File::open(directory).and_then(|d| d.sync_all()).map_err(failed)?;
-        Ok(Self { path, decision })
+        Ok(record)
+    }
+
+    /// Makes the decision durable: the destination may be told to run the guest.
+    ///
+    /// # Errors
+    /// It could not be; the handover must not go on.
+    pub(super) fn commit(&self) -> Result<(), Error> {
+        self.put("committed")
+            .map_err(|source| Error::Record { path: self.path.display().to_string(), source })
+    }
+
+    /// Words of the same length, so that a decision overwrites one block in place.
+    fn put(&self, word: &str) -> std::io::Result<()> {
+        self.file.write_all_at(format!("{word}\n").as_bytes(), 0)?;
+        self.file.sync_data()
     }
 
     fn paths(directory: &Path, migration: MigrationId) -> (PathBuf, PathBuf) {
         (
-            directory.join(format!("{migration}.committed")),
+            directory.join(format!("{migration}.handover")),
             directory.join(format!("{migration}.decision")),
         )
     }

@@ -292,7 +292,6 @@ fn ratio(runs: &[BenchRun], r: f64, slow: Rate, fast: Rate, paper: f64) -> Optio
     let (slow_ms, fast_ms) =
         (over(&slow_runs, |m| m.migration_ms), over(&fast_runs, |m| m.migration_ms));
     let beta_slow = mean_of_some(slow_runs.iter().map(|m| m.measured_beta()));
-    let beta_fast = mean_of_some(fast_runs.iter().map(|m| m.measured_beta()));
     let memory = slow_runs.first().map_or(0, |m| m.memory_pages * PAGE_BYTES) as f64;
     let ratios: Vec<f64> =
         slow_runs.iter().zip(&fast_runs).map(|(s, f)| s.migration_ms / f.migration_ms).collect();
@@ -301,9 +300,9 @@ fn ratio(runs: &[BenchRun], r: f64, slow: Rate, fast: Rate, paper: f64) -> Optio
         let squares = ratios.iter().map(|x| (x - mean(&ratios)).powi(2)).sum::<f64>();
         (squares / (ratios.len() - 1) as f64).sqrt()
     });
-    // Each side by the regime it was really in.
-    let model = model_time(memory, b_slow, d_slow, beta_slow)
-        / model_time(memory, b_fast, d_fast, beta_fast);
+    // A fast run that needed no throttle says nothing of beta; the controller is the same.
+    let beta = beta_slow.unwrap_or(1.0);
+    let model = model_time(memory, b_slow, d_slow, beta) / model_time(memory, b_fast, d_fast, beta);
     Some(RatioReport {
         r_wanted: r,
         // In the throttled slow run a saturated first round hides the guest's demand, so r is
@@ -325,13 +324,12 @@ fn mean_of_some(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Time to migrate `m` bytes at bandwidth `b` with dirty rate `d`: M/(B-D), or with SDPS active
-/// (M/B)(1 + 1/(1-beta)): one full round, and the series of rounds that each leave beta.
-fn model_time(m: f64, b: f64, d: f64, beta: Option<f64>) -> f64 {
-    match beta {
-        Some(beta) => m / b * (1.0 + 1.0 / (1.0 - beta)),
-        None => m / (b - d),
-    }
+/// Time to migrate `m` bytes at bandwidth `b` with dirty rate `d`: a full round that leaves
+/// min(1, d/b) of memory, then rounds that each leave min(d/b, beta) of what they sent. Below
+/// beta this is M/(B-D), at d >= b it is (M/B)(1 + 1/(1-beta)).
+fn model_time(m: f64, b: f64, d: f64, beta: f64) -> f64 {
+    let rho = d / b;
+    m / b * (1.0 + rho.min(1.0) / (1.0 - rho.min(beta)))
 }
 
 fn summary(report: &BenchReport) -> anyhow::Result<()> {

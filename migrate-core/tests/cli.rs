@@ -1,0 +1,306 @@
+//! The programs as a user meets them: bad input, signals, exit codes, JSON.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const VMIGRATE: &str = env!("CARGO_BIN_EXE_vmigrate");
+
+fn vmigrate(args: &[&str]) -> Output {
+    Command::new(VMIGRATE).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Refused with one clear line, in no time, and the right exit code.
+#[track_caller]
+fn refused(args: &[&str], code: i32, says: &str) {
+    let start = Instant::now();
+    let output = vmigrate(args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    assert!(text.contains(says), "{args:?} should say '{says}': {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{args:?} took {:?}", start.elapsed());
+}
+
+#[test]
+fn bad_usage_is_refused_with_a_reason() {
+    let to = "127.0.0.1:9";
+    refused(&["send", "--to", to, "--frobnicate"], 2, "--frobnicate");
+    refused(&["send", "--to", to, "--memory", "12parsec"], 2, "unknown unit 'parsec'");
+    refused(&["send", "--to", to, "--memory", "0"], 2, "zero");
+    refused(&["send", "--to", to, "--memory", "99999999999TiB"], 2, "too large");
+    refused(&["send", "--to", to, "--memory", "4097"], 2, "not a multiple of the 4 KiB page");
+    refused(&["send", "--to", to, "--memory", "64TiB"], 2, "this machine has");
+    refused(&["send", "--to", to, "--rate", "100MB"], 2, "bits per second");
+    refused(&["send", "--to", to, "--beta", "1.5"], 2, "above 0 and below 1");
+    refused(&["send", "--to", to, "--policy", "magic"], 2, "no policy is called 'magic'");
+    refused(&["send", "--to", to, "--workload", "magic"], 2, "no workload is called 'magic'");
+    refused(&["send", "--to", to, "--record", "96"], 2, "power of two");
+    refused(&["send", "--to", to, "--downtime", "soon"], 2, "300ms");
+    refused(&["send", "--to", "nowhere"], 2, "HOST:PORT");
+    refused(&["send", "--to", "192.0.2.1:7400"], 2, "--insecure");
+    refused(&["send", "--to", to, "--tls-dir", "/nonexistent"], 2, "/nonexistent/ca-cert.pem");
+    refused(&["receive", "--listen", "0.0.0.0:0"], 2, "--tls-dir");
+    refused(&["bench", "--links", "4gbit,1gbit"], 2, "slow link first");
+    refused(&["bench", "--memory", "64TiB"], 2, "this machine has");
+    refused(&["resolve", "1", "--source-runs"], 2, "32 hexadecimal digits");
+    refused(&["resolve", &"0".repeat(32), "--source-runs"], 2, "handover record");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(&["receive", "--listen", &address], 2, &format!("cannot listen on {address}"));
+}
+
+const SMALL: [&str; 8] =
+    ["--memory", "16MiB", "--rate", "20MB/s", "--linger", "300ms", "--downtime", "100ms"];
+
+fn send(to: &str, more: &[&str]) -> Output {
+    vmigrate(&[&["send", "--to", to], &SMALL[..], more].concat())
+}
+
+#[test]
+fn a_destination_that_is_not_there_leaves_the_guest_running() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = send(&free.to_string(), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("cannot connect") && text.contains("vmigrate receive"), "{text}");
+    assert!(text.contains("lines scanned: clean"), "{text}");
+}
+
+#[test]
+fn a_peer_of_another_protocol_is_named() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in server.incoming().flatten() {
+            use std::io::Write;
+            let _ = (&stream).write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let output = send(&address, &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("does not speak the vmigrate protocol"), "{text}");
+}
+
+/// A receiver as a child process; ended with this value.
+struct Receiver {
+    child: Child,
+    address: String,
+    stdout: Option<BufReader<ChildStdout>>,
+}
+
+impl Receiver {
+    fn start(listen: &str) -> Self {
+        let mut child = Command::new(VMIGRATE)
+            .args(["receive", "--listen", listen, "--announce", "--json", "--wait", "30s"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut address = String::new();
+        stdout.read_line(&mut address).unwrap();
+        Self { child, address: address.trim().to_owned(), stdout: Some(stdout) }
+    }
+
+    fn finish(mut self) -> (Option<i32>, String) {
+        let mut text = String::new();
+        self.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        (self.child.wait().unwrap().code(), text)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn valid(document: &str, schema: &str) -> serde_json::Value {
+    let value: serde_json::Value = serde_json::from_str(document).unwrap();
+    let schema = std::fs::read_to_string(format!("../docs/schema/{schema}.schema.json")).unwrap();
+    let schema = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    value
+}
+
+#[test]
+fn send_and_receive_prove_and_their_json_is_the_documented() {
+    let receiver = Receiver::start("127.0.0.1:0");
+    let sent = send(&receiver.address, &["--json", "--audit", "--run-on", "300ms"]);
+    let sent_text = String::from_utf8_lossy(&sent.stdout);
+    assert_eq!(sent.status.code(), Some(0), "{sent_text}");
+    let report = valid(&sent_text, "send");
+    assert_eq!(report["verdict"], "PROVEN");
+    assert_eq!(report["proof"]["source_root"], report["proof"]["testimony"]["root"]);
+    let (code, received) = receiver.finish();
+    assert_eq!(code, Some(0), "{received}");
+    assert_eq!(valid(&received, "receive")["verdict"], "PROVEN");
+}
+
+#[test]
+fn schemas_in_docs_are_those_of_the_program() {
+    for document in ["bench", "send", "receive"] {
+        let printed = vmigrate(&["schema", document]).stdout;
+        let path = format!("../docs/schema/{document}.schema.json");
+        let stored = std::fs::read(&path).unwrap_or_default();
+        assert!(printed == stored, "{path} is old: write `vmigrate schema {document}` to it");
+    }
+}
+
+/// Garbage, half a hello, a huge length: the receiver says so and still takes the next guest.
+#[test]
+fn hostile_callers_do_not_harm_a_receiver() {
+    use std::io::Write;
+    let receiver = Receiver::start("127.0.0.1:0");
+    for garbage in
+        [&b"GET / HTTP/1.1\r\nHost: nobody\r\nAccept: everything, please\r\n\r\n"[..], b"VMIGRATE"]
+    {
+        let mut stream = std::net::TcpStream::connect(&receiver.address).unwrap();
+        stream.write_all(garbage).unwrap();
+    }
+    let sent = send(&receiver.address, &["--run-on", "200ms"]);
+    assert_eq!(sent.status.code(), Some(0), "{}", String::from_utf8_lossy(&sent.stdout));
+    assert_eq!(receiver.finish().0, Some(0));
+}
+
+#[test]
+fn an_oversized_length_ends_the_attempt_with_a_reason() {
+    use std::io::Write;
+    let mut receiver = Receiver::start("127.0.0.1:0");
+    let mut stream = std::net::TcpStream::connect(&receiver.address).unwrap();
+    let mut hello = b"VMIGRATE".to_vec();
+    hello.extend([1, 0, 1, 0]);
+    hello.resize(48, 0);
+    stream.write_all(&hello).unwrap();
+    let mut welcome = [0; 24];
+    stream.read_exact(&mut welcome).unwrap();
+    let mut frame = vec![1, 0, 0, 0, 255, 255, 255, 255];
+    frame.resize(32, 0);
+    stream.write_all(&frame).unwrap();
+    let mut stderr = receiver.child.stderr.take().unwrap();
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(3));
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    assert!(text.contains("4294967295 bytes; at most 1048576 are allowed"), "{text}");
+}
+
+/// Starts a sender slow enough to be interrupted in the middle of a round.
+fn slow_sender(to: &str, more: &[&str]) -> Child {
+    let args =
+        ["send", "--to", to, "--memory", "64MiB", "--rate", "20MB/s", "--bandwidth", "40MB/s"];
+    Command::new(VMIGRATE)
+        .args([&args[..], &["--linger", "500ms", "--run-on", "300ms"], more].concat())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_killed_receiver_is_noticed_and_the_guest_runs_on() {
+    let mut receiver = Receiver::start("127.0.0.1:0");
+    let sender = slow_sender(&receiver.address, &[]);
+    std::thread::sleep(Duration::from_millis(1200));
+    receiver.child.kill().unwrap();
+    let killed = Instant::now();
+    let output = sender.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(killed.elapsed() < Duration::from_secs(6), "took {:?}", killed.elapsed());
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("lines scanned: clean"), "{text}");
+}
+
+#[test]
+fn a_retry_moves_the_same_guest_to_a_new_receiver() {
+    let mut first = Receiver::start("127.0.0.1:0");
+    let address = first.address.clone();
+    let sender = slow_sender(&address, &["--retry", "1", "--json"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    first.child.kill().unwrap();
+    drop(first);
+    std::thread::sleep(Duration::from_millis(500));
+    let second = Receiver::start(&address);
+    let output = sender.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let report = valid(&text, "send");
+    assert_eq!(report["verdict"], "PROVEN");
+    assert_eq!(report["attempts"].as_array().unwrap().len(), 2);
+    assert_eq!(second.finish().0, Some(0));
+}
+
+fn interrupt(child: &Child) {
+    // SIGINT, as Ctrl-C sends it.
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn one_ctrl_c_cancels_and_the_guest_runs_on() {
+    let receiver = Receiver::start("127.0.0.1:0");
+    let sender = slow_sender(&receiver.address, &[]);
+    std::thread::sleep(Duration::from_millis(1200));
+    interrupt(&sender);
+    let output = sender.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("cancelled") && text.contains("lines scanned: clean"), "{text}");
+    assert_eq!(receiver.finish().0, Some(3), "the receiver was told");
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_guest() {
+    let receiver = Receiver::start("127.0.0.1:0");
+    let sender = slow_sender(&receiver.address, &["--linger", "60s"]);
+    std::thread::sleep(Duration::from_millis(1200));
+    interrupt(&sender);
+    std::thread::sleep(Duration::from_millis(700));
+    interrupt(&sender);
+    let begin = Instant::now();
+    let output = sender.wait_with_output().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// Twice the link's rate: no policy but one that throttles can move it.
+#[test]
+fn precopy_gives_up_where_vmotion_finishes() {
+    let overload =
+        ["--rate", "80MB/s", "--bandwidth", "40MB/s", "--memory", "32MiB", "--run-on", "300ms"];
+    let run = |policy: &str| {
+        let receiver = Receiver::start("127.0.0.1:0");
+        let args = [&["send", "--to", &receiver.address, "--policy", policy], &overload[..]];
+        let output = vmigrate(&[&args.concat()[..], &["--linger", "300ms"]].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = run("precopy");
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("gave up") && text.contains("use --policy vmotion"), "{text}");
+    assert!(text.contains("lines scanned: clean"), "{text}");
+    let (code, text) = run("vmotion");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("the goal of 300.0 ms"), "{text}");
+}
+
+#[test]
+fn a_short_bench_is_proven_and_its_json_is_the_documented() {
+    let output = vmigrate(&["bench", "--memory", "32MiB", "--run-on", "300ms", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let report = valid(&text, "bench");
+    assert_eq!(report["verdict"], "PROVEN");
+    assert_eq!(report["runs"].as_array().unwrap().len(), 4);
+    assert_eq!(report["ratios"].as_array().unwrap().len(), 2);
+}

@@ -1,0 +1,197 @@
+//! Whole migrations between two hosts in one process.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use migrate_core::Error;
+use migrate_core::guest::process::ProcessFactory;
+use migrate_core::guest::process::proof::judge;
+use migrate_core::guest::tracker::{self, TrackerKind};
+use migrate_core::guest::{Guest, ShadowFactory};
+use migrate_core::link::tls::Identity;
+use migrate_core::link::{Exposure, LinkSettings, Listener};
+use migrate_core::policy::PolicyKind;
+use migrate_core::source;
+use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
+use verifier::verdict::Verdict;
+use workload::spec::PatternKind;
+use workload::units::Bytes;
+
+#[test]
+fn every_policy_tracker_and_pattern_arrives_whole() {
+    for (policy, tracker, pattern, streams, record) in [
+        (PolicyKind::Vmotion, TrackerKind::Auto, PatternKind::Stream, 1, 16 << 10),
+        (PolicyKind::Precopy, TrackerKind::Mprotect, PatternKind::Uniform, 2, 4096),
+        (PolicyKind::Vmotion, TrackerKind::Mprotect, PatternKind::Uniform, 3, 64),
+        (PolicyKind::StopAndCopy, TrackerKind::Auto, PatternKind::Stream, 4, 2 << 20),
+    ] {
+        let mut spec = spec(37);
+        (spec.pattern, spec.record) = (pattern, Bytes(record));
+        let mut guest = guest(&spec, 40_000_000);
+        let (listener, address) = listener();
+        let there = receiver(listener, ProcessFactory::default());
+        let mut settings = settings(address);
+        (settings.policy, settings.streams) = (policy, streams);
+        let began = vec![0; 2];
+        let mut tracker = tracker::open(tracker, guest.memory()).unwrap();
+        let done = source::migrate(&mut guest, &mut *tracker, &settings, &mut Quiet::default())
+            .unwrap_or_else(|e| panic!("{policy:?}: {}", e.error));
+        let arrived = there.join().unwrap().unwrap();
+        assert_eq!(arrived.epoch, 1);
+        let testimony = testify(arrived.guest);
+        let source_root = support::root(guest.region());
+        let (verdict, proof) = judge(began, guest.watermarks(), Some(source_root), Some(testimony));
+        assert_eq!(verdict, Verdict::Proven, "{:?}", proof.reasons);
+        assert!(done.report.page_bytes >= spec.memory.0);
+        assert!(done.report.downtime.total_ms > 0.0);
+    }
+}
+
+#[test]
+fn a_guest_hops_from_host_to_host() {
+    let spec = spec(16);
+    let mut here = guest(&spec, 20_000_000);
+    for epoch in 1..=3 {
+        let (listener, address) = listener();
+        let there = receiver(listener, ProcessFactory::default());
+        let mut settings = settings(address);
+        settings.epoch = epoch;
+        send(&mut here, &settings).unwrap();
+        let mut shadow = there.join().unwrap().unwrap().guest;
+        assert_eq!(shadow.first_scan.as_ref().unwrap().watermarks, here.watermarks());
+        here = shadow.guest.take().unwrap();
+        assert_eq!(here.describe().epoch, epoch);
+        assert_healthy(&mut here);
+    }
+}
+
+#[test]
+fn mutual_tls_arrives_whole_and_strangers_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, text: String| std::fs::write(directory.path().join(name), text).unwrap();
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    write("ca-cert.pem", ca_certificate.pem());
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    for role in ["client", "server"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        write(&format!("{role}-cert.pem"), parameters.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{role}-key.pem"), key.serialize_pem());
+    }
+    let link = LinkSettings {
+        identity: Some(Identity::in_directory(directory.path())),
+        exposure: Exposure::LoopbackOnly,
+        timeout: Duration::from_secs(2),
+    };
+    let mut guest = guest(&spec(16), 20_000_000);
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), link.clone()).unwrap();
+    let mut settings = settings(listener.address().unwrap());
+    let there = receiver(listener, ProcessFactory::default());
+
+    // A stranger without certificate is turned away, and the receiver goes on waiting.
+    let failed = send(&mut guest, &settings).unwrap_err();
+    assert!(matches!(failed.error, Error::Link { .. } | Error::Protocol(_)), "{}", failed.error);
+    assert_healthy(&mut guest);
+
+    (settings.link, settings.streams) = (link, 2);
+    send(&mut guest, &settings).unwrap();
+    let shadow = there.join().unwrap().unwrap().guest;
+    assert_eq!(shadow.first_scan.unwrap().watermarks, guest.watermarks());
+}
+
+#[test]
+fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
+    let mut guest = guest(&spec(64), 30_000_000);
+    let (receiving, address) = listener();
+    let there = receiver(receiving, ProcessFactory::default());
+    let mut settings = settings(address);
+    settings.bandwidth = Some(50e6);
+    let quiet = Quiet::default();
+    let cancel = quiet.0.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        cancel.store(true, Ordering::Relaxed);
+    });
+    let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+    let failed =
+        source::migrate(&mut guest, &mut *tracker, &settings, &mut quiet.clone()).unwrap_err();
+    assert!(matches!(failed.error, Error::Cancelled));
+    assert!(there.join().unwrap().is_err(), "the receiver was told");
+    assert_healthy(&mut guest);
+    drop(tracker);
+
+    let (receiving, address) = listener();
+    let there = receiver(receiving, ProcessFactory::default());
+    (settings.peer, settings.bandwidth) = (address, None);
+    send(&mut guest, &settings).unwrap();
+    assert_healthy(&mut there.join().unwrap().unwrap().guest.guest.take().unwrap());
+}
+
+#[test]
+fn a_destination_that_cannot_hold_the_guest_says_so() {
+    struct Full;
+    impl ShadowFactory for Full {
+        type Shadow = migrate_core::guest::process::ProcessShadow;
+        fn create(
+            &mut self,
+            _: &[u8],
+            _: u64,
+        ) -> Result<Self::Shadow, migrate_core::guest::GuestError> {
+            Err(migrate_core::guest::GuestError::new("build the shadow", "no memory left"))
+        }
+    }
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (listener, address) = listener();
+    let there = receiver(listener, Full);
+    let failed = send(&mut guest, &settings(address)).unwrap_err();
+    assert!(failed.error.to_string().contains("no memory left"), "{}", failed.error);
+    assert!(there.join().unwrap().is_err());
+    assert_healthy(&mut guest);
+}
+
+#[test]
+fn an_address_beyond_loopback_needs_protection() {
+    let address = "192.0.2.1:7400".parse().unwrap();
+    let link = LinkSettings::default();
+    assert!(matches!(link.allow(address), Err(Error::Insecure(_))));
+    assert!(LinkSettings { exposure: Exposure::Insecure, ..link }.allow(address).is_ok());
+}
+
+/// The one ambiguous moment: Run was sent, the link dies before Running comes back.
+#[test]
+fn a_handover_that_lost_its_answer_is_resolved_forward() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (listener, address) = listener();
+    let there = receiver(listener, ProcessFactory::default());
+    // Everything passes until the destination says Running; then the proxy cuts that connection,
+    // and lets later ones through.
+    let proxy = proxy::start(address, proxy::Rule::CutAtRunning);
+    let done = send(&mut guest, &settings(proxy)).unwrap();
+    assert_eq!(done.report.outcome, "done");
+    let shadow = there.join().unwrap().unwrap().guest;
+    assert_eq!(shadow.first_scan.as_ref().unwrap().watermarks, guest.watermarks());
+    let stopped = guest.watermarks();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(guest.watermarks(), stopped, "the source stays stopped");
+}
+
+/// The same moment with Run lost: the destination is prepared and must wait to be told.
+#[test]
+fn a_handover_that_lost_its_word_is_resolved_forward() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (listener, address) = listener();
+    let there = receiver(listener, ProcessFactory::default());
+    let proxy = proxy::start(address, proxy::Rule::CutAtRun);
+    let done = send(&mut guest, &settings(proxy)).unwrap();
+    assert_eq!(done.report.outcome, "done");
+    assert!(there.join().unwrap().is_ok());
+}
+
+#[path = "support/proxy.rs"]
+mod proxy;

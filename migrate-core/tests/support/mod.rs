@@ -1,0 +1,271 @@
+//! Two hosts in one process: a real guest, real sockets on loopback, and seams to tamper with.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use migrate_core::Error;
+use migrate_core::destination::{self, Arrived, DestinationSettings};
+use migrate_core::guest::process::proof::Testimony;
+use migrate_core::guest::process::{ProcessFactory, ProcessGuest, ProcessShadow, ProofSettings};
+use migrate_core::guest::tracker::{self, TrackerKind};
+use migrate_core::guest::{DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory};
+use migrate_core::link::{LinkSettings, Listener};
+use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
+use workload::region::Region;
+use workload::spec::{ContentKind, PatternKind, Workload, WorkloadSpec};
+use workload::units::{Bytes, Rate};
+
+pub fn spec(mebibytes: u64) -> WorkloadSpec {
+    WorkloadSpec {
+        seed: 7,
+        memory: Bytes(mebibytes << 20),
+        writers: 2,
+        record: Bytes(16 << 10),
+        pattern: PatternKind::Stream,
+        content: ContentKind::Random,
+    }
+}
+
+pub fn guest(spec: &WorkloadSpec, rate: u64) -> ProcessGuest {
+    let proof = ProofSettings { run_on: Duration::from_millis(100), audit: true };
+    let guest = ProcessGuest::start_new(spec, Some(Rate(rate)), proof, None).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    guest
+}
+
+pub fn settings(peer: SocketAddr) -> SourceSettings {
+    SourceSettings {
+        peer,
+        link: LinkSettings { timeout: Duration::from_secs(2), ..LinkSettings::default() },
+        streams: 1,
+        bandwidth: Some(120e6),
+        policy: PolicyKind::Vmotion,
+        limits: Settings { goal: Duration::from_millis(40), ..Settings::default() },
+        epoch: 1,
+        state_directory: std::env::temp_dir().join(format!("vmigrate-test-{}", std::process::id())),
+        resolve_timeout: Duration::from_secs(5),
+    }
+}
+
+/// Watches nothing; cancels when told to.
+#[derive(Clone, Default)]
+pub struct Quiet(pub Arc<AtomicBool>);
+
+impl source::Observer for Quiet {
+    fn progress(&mut self, _: source::Progress) {}
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl destination::Observer for Quiet {
+    fn progress(&mut self, _: destination::Progress) {}
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+pub fn listener() -> (Listener, SocketAddr) {
+    let listener =
+        Listener::bind("127.0.0.1:0".parse().unwrap(), settings(([127, 0, 0, 1], 1).into()).link)
+            .unwrap();
+    let address = listener.address().unwrap();
+    (listener, address)
+}
+
+pub fn receive_settings() -> DestinationSettings {
+    DestinationSettings {
+        arrival_timeout: Some(Duration::from_secs(20)),
+        resolve_timeout: Duration::from_secs(3),
+    }
+}
+
+/// Receives in a thread of its own.
+pub fn receiver<F>(
+    listener: Listener,
+    mut factory: F,
+) -> std::thread::JoinHandle<Result<Arrived<F::Shadow>, Error>>
+where
+    F: ShadowFactory + Send + 'static,
+    F::Shadow: Send + 'static,
+{
+    std::thread::spawn(move || {
+        destination::receive(&listener, &mut factory, &receive_settings(), &mut Quiet::default())
+    })
+}
+
+/// Migrates with the built-in tracker.
+pub fn send(
+    guest: &mut dyn Guest,
+    settings: &SourceSettings,
+) -> Result<Migrated, Box<NotMigrated>> {
+    let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+    source::migrate(guest, &mut *tracker, settings, &mut Quiet::default())
+}
+
+/// What the destination would testify, after running on for a moment.
+pub fn testify(mut shadow: ProcessShadow) -> Testimony {
+    let mut guest = shadow.guest.take().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    Testimony {
+        before_resume: shadow.first_scan.take().unwrap(),
+        after_run: guest.scan().unwrap(),
+        root: shadow.root.take(),
+        felt_gap_ms: 0.0,
+    }
+}
+
+/// A tracker whose harvests pass through a function: (harvest number, new pages) -> pages told.
+pub struct TamperedTracker<T> {
+    pub inner: Box<dyn DirtyTracker>,
+    pub harvests: u64,
+    pub tamper: T,
+}
+
+impl<T: FnMut(u64, &mut migrate_core::memory::Bitmap) + Send> DirtyTracker for TamperedTracker<T> {
+    fn name(&self) -> &'static str {
+        "tampered"
+    }
+    fn start(&mut self) -> Result<(), GuestError> {
+        self.inner.start()
+    }
+    fn harvest(
+        &mut self,
+        range: std::ops::Range<u64>,
+        into: &mut migrate_core::memory::Bitmap,
+    ) -> Result<u64, GuestError> {
+        let mut new = migrate_core::memory::Bitmap::empty(into.pages());
+        self.inner.harvest(range, &mut new)?;
+        self.harvests += 1;
+        (self.tamper)(self.harvests, &mut new);
+        for run in new.runs(0..new.pages()) {
+            into.insert(run);
+        }
+        Ok(new.count())
+    }
+}
+
+/// A guest that tells whether it is paused.
+pub struct WatchedGuest<'a> {
+    pub inner: &'a mut ProcessGuest,
+    pub paused: Arc<AtomicBool>,
+}
+
+impl Guest for WatchedGuest<'_> {
+    fn memory(&self) -> MemoryView {
+        self.inner.memory()
+    }
+    fn description(&self) -> Vec<u8> {
+        self.inner.description()
+    }
+    fn pause(&mut self) -> Result<(), GuestError> {
+        self.inner.pause()?;
+        self.paused.store(true, Ordering::Release);
+        Ok(())
+    }
+    fn resume(&mut self) -> Result<(), GuestError> {
+        self.paused.store(false, Ordering::Release);
+        self.inner.resume()
+    }
+    fn throttle(&mut self, held_share: f64) {
+        self.inner.throttle(held_share);
+    }
+    fn save_state(&mut self) -> Result<Vec<u8>, GuestError> {
+        self.inner.save_state()
+    }
+}
+
+/// What a tampered shadow does to the guest that arrived.
+#[derive(Clone)]
+pub enum Tamper {
+    /// Changes memory before it is inspected.
+    Memory(fn(&MemoryWords, &Workload, &[u64])),
+    /// Changes the device state before it is loaded.
+    State(fn(&mut serde_json::Value)),
+    /// Says that it cannot start.
+    Start,
+}
+
+/// A shadow's memory as lines, for tampering.
+pub struct MemoryWords(pub MemoryView);
+
+impl MemoryWords {
+    pub fn page(&self, page: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        self.0.copy_out(&(page..page + 1), &mut bytes);
+        bytes
+    }
+    pub fn put(&self, page: u64, bytes: &[u8]) {
+        let put = |memory: &mut [u8]| {
+            memory.copy_from_slice(bytes);
+            Ok::<_, ()>(())
+        };
+        self.0.fill(&(page..page + 1), put).unwrap();
+    }
+}
+
+pub struct TamperedFactory {
+    pub inner: ProcessFactory,
+    pub tamper: Tamper,
+}
+
+pub struct TamperedShadow {
+    pub inner: ProcessShadow,
+    tamper: Tamper,
+    watermarks: Vec<u64>,
+}
+
+impl ShadowFactory for TamperedFactory {
+    type Shadow = TamperedShadow;
+    fn create(&mut self, description: &[u8], pages: u64) -> Result<TamperedShadow, GuestError> {
+        let inner = self.inner.create(description, pages)?;
+        Ok(TamperedShadow { inner, tamper: self.tamper.clone(), watermarks: vec![] })
+    }
+}
+
+impl Shadow for TamperedShadow {
+    fn memory(&self) -> MemoryView {
+        self.inner.memory()
+    }
+    fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError> {
+        let mut state: serde_json::Value = serde_json::from_slice(state).unwrap();
+        if let Tamper::State(change) = &self.tamper {
+            change(&mut state);
+        }
+        let watermarks = state["watermarks"].as_array().unwrap();
+        self.watermarks = watermarks.iter().map(|w| w.as_u64().unwrap()).collect();
+        self.inner.load_state(&serde_json::to_vec(&state).unwrap())
+    }
+    fn inspect(&mut self) -> Result<(), GuestError> {
+        if let Tamper::Memory(change) = &self.tamper {
+            let workload = self.inner.description.spec.resolve().unwrap();
+            change(&MemoryWords(self.inner.memory()), &workload, &self.watermarks);
+        }
+        self.inner.inspect()
+    }
+    fn start(&mut self) -> Result<Duration, GuestError> {
+        if matches!(self.tamper, Tamper::Start) {
+            return Err(GuestError::new("start the guest", "told not to"));
+        }
+        self.inner.start()
+    }
+}
+
+/// The guest writes on, and every line of it is right.
+pub fn assert_healthy(guest: &mut ProcessGuest) {
+    let before = guest.watermarks();
+    std::thread::sleep(Duration::from_millis(150));
+    let scanned = guest.scan().unwrap();
+    assert_eq!(scanned.first_fault(), None);
+    assert!(scanned.watermarks.iter().zip(&before).all(|(now, then)| now > then), "it writes");
+}
+
+/// A region of the same contents, to compare roots with.
+pub fn root(region: &Region) -> String {
+    migrate_core::guest::process::proof::root(region)
+}

@@ -1,0 +1,100 @@
+//! A link that misbehaves: relays connections to a destination and breaks a rule on the way.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const HELLO_BYTES: usize = 48;
+const WELCOME_BYTES: usize = 24;
+const HEADER_BYTES: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The first control connection is cut when Run (8) would pass.
+    CutAtRun,
+    /// The first control connection is cut when Running (9) would pass.
+    CutAtRunning,
+    /// A Pages frame (3) whose pages were sent again is delivered once more before EndOfPages (5).
+    OldCopyLast,
+    /// The last Pages frame before EndOfPages is not delivered.
+    DropLast,
+}
+
+/// Starts relaying to `to`; returns where to connect.
+pub fn start(to: SocketAddr, rule: Rule) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    std::thread::spawn(move || {
+        while let Ok((near, _)) = listener.accept() {
+            let Ok(far) = TcpStream::connect(to) else { return };
+            let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            let (there, back) = (broken.clone(), broken.clone());
+            std::thread::spawn(move || relay(near, far, HELLO_BYTES, rule, &there));
+            std::thread::spawn(move || relay(far_back, near_back, WELCOME_BYTES, rule, &back));
+        }
+    });
+    address
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, greeting: usize, rule: Rule, broken: &AtomicBool) {
+    let _ = relay_frames(&mut from, &mut to, greeting, rule, broken);
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn relay_frames(
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+    greeting: usize,
+    rule: Rule,
+    broken: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut hello = vec![0; greeting];
+    from.read_exact(&mut hello)?;
+    to.write_all(&hello)?;
+    let (mut stale, mut held): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
+    let mut sent: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
+    loop {
+        let mut frame = vec![0; HEADER_BYTES];
+        from.read_exact(&mut frame)?;
+        let kind = u16::from_le_bytes([frame[0], frame[1]]);
+        let length = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]) as usize;
+        frame.resize(HEADER_BYTES + length, 0);
+        from.read_exact(&mut frame[HEADER_BYTES..])?;
+        let cut = match rule {
+            Rule::CutAtRun => kind == 8,
+            Rule::CutAtRunning => kind == 9,
+            _ => false,
+        };
+        if cut && !broken.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        match (rule, kind) {
+            (Rule::OldCopyLast, 3) => {
+                let at = |i| u64::from_le_bytes(frame[i..i + 8].try_into().unwrap());
+                let (page, end) = (at(16), at(16) + at(24));
+                // What came first for a page that comes again.
+                let older = sent.range(..end).next_back().filter(|(_, (last, _))| *last > page);
+                if let Some((_, (_, old))) = older {
+                    stale.get_or_insert(old.clone());
+                }
+                sent.entry(page).or_insert((end, frame.clone()));
+            }
+            (Rule::OldCopyLast, 5) => to.write_all(&stale.take().unwrap_or_default())?,
+            (Rule::DropLast, 3) => {
+                if let Some(frame) = held.replace(frame) {
+                    to.write_all(&frame)?;
+                }
+                continue;
+            }
+            (Rule::DropLast, 5) => held = None,
+            _ => {}
+        }
+        to.write_all(&frame)?;
+    }
+}
