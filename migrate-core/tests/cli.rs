@@ -200,7 +200,7 @@ fn slow_sender(to: &str, more: &[&str]) -> Child {
     let args =
         ["send", "--to", to, "--memory", "64MiB", "--rate", "20MB/s", "--bandwidth", "40MB/s"];
     Command::new(VMIGRATE)
-        .args([&args[..], &["--linger", "500ms", "--run-on", "300ms"], more].concat())
+        .args([&args[..], &["--run-on", "300ms"], more].concat())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

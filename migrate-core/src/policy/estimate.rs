@@ -14,11 +14,23 @@ const MEMORY: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Estimate {
     pending: Window,
-    pub(super) send: Option<f64>,
-    pub(super) dirty: Option<f64>,
+    send: Option<f64>,
+    dirty: Option<f64>,
 }
 
 impl Estimate {
+    /// Page data sent per second; from a first window that is still short if there is no better.
+    pub(super) fn send(&self) -> Option<f64> {
+        let seconds = self.pending.elapsed.as_secs_f64();
+        let provisional = (self.pending.sent * PAGE_BYTES) as f64 / seconds;
+        self.send.or((seconds > 0.0 && self.pending.sent > 0).then_some(provisional))
+    }
+
+    /// Page data dirtied per second.
+    pub(super) fn dirty(&self) -> Option<f64> {
+        self.dirty
+    }
+
     /// Takes a window in; returns the gathered one when it was long enough to count.
     pub(super) fn update(&mut self, window: Window) -> Option<Window> {
         self.pending.elapsed += window.elapsed;

@@ -191,6 +191,9 @@ impl std::str::FromStr for PolicyKind {
 
 /// Time to send `pages` at `bytes_per_s`; `None` while no rate is known.
 pub(crate) fn send_time(pages: u64, bytes_per_s: Option<f64>) -> Option<Duration> {
+    if pages == 0 {
+        return Some(Duration::ZERO);
+    }
     let seconds = (pages * PAGE_BYTES) as f64 / bytes_per_s?;
     Duration::try_from_secs_f64(seconds).ok()
 }

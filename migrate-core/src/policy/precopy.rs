@@ -27,8 +27,8 @@ impl Precopy {
             let mbs = |rate: Option<f64>| rate.unwrap_or(0.0) / 1e6;
             Some(format!(
                 "{STALLED_ROUNDS} rounds in a row left no less to send; the guest dirties {:.0} MB/s and {:.0} MB/s are sent",
-                mbs(self.estimate.dirty),
-                mbs(self.estimate.send)
+                mbs(self.estimate.dirty()),
+                mbs(self.estimate.send())
             ))
         } else if self.rounds >= self.settings.rounds_max {
             Some(format!("{} rounds were not enough", self.rounds))
@@ -55,7 +55,7 @@ impl Policy for Precopy {
             Event::RoundDone(window, round) => {
                 self.estimate.update(window);
                 self.rounds += 1;
-                if send_time(round.owed, self.estimate.send)
+                if send_time(round.owed, self.estimate.send())
                     .is_some_and(|t| t <= self.settings.goal)
                 {
                     let fit = Fit::WithinGoal;
@@ -72,5 +72,24 @@ impl Policy for Precopy {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Round, Window};
+    use std::time::Duration;
+
+    /// A small guest on a fast link is done before any window is long enough to be smoothed.
+    #[test]
+    fn a_first_round_of_a_millisecond_is_enough_to_stun() {
+        let mut policy = Precopy::new(Settings::default());
+        policy.step(Event::Start { pages: 100 }, Duration::ZERO);
+        let elapsed = Duration::from_millis(1);
+        let window = Window { elapsed, sent: 100, dirtied: 3 };
+        let event = Event::RoundDone(window, Round { sent: 100, owed: 3, elapsed });
+        let actions = policy.step(event, elapsed);
+        assert!(matches!(actions[..], [Action::Stun(Stun { pending_pages: 3, .. })]));
     }
 }

@@ -43,7 +43,7 @@ impl Vmotion {
     fn throttle(&mut self, window: Window) -> Option<Action> {
         let window = self.estimate.update(window)?;
         self.sdps.observe(&window);
-        let send = self.estimate.send?;
+        let send = self.estimate.send()?;
         match self.throttling {
             Throttling::Off => None,
             Throttling::On => {
@@ -87,7 +87,7 @@ impl Policy for Vmotion {
                     self.throttling = Throttling::On;
                 }
                 let throttle = self.throttle(window);
-                if send_time(round.owed, self.estimate.send)
+                if send_time(round.owed, self.estimate.send())
                     .is_some_and(|t| t <= self.settings.goal)
                 {
                     let fit = Fit::WithinGoal;

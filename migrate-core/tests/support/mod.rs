@@ -164,6 +164,8 @@ impl Guest for WatchedGuest<'_> {
         self.inner.description()
     }
     fn pause(&mut self) -> Result<(), GuestError> {
+        // Long enough for a write after the last round, so that the final harvest has work.
+        std::thread::sleep(Duration::from_millis(20));
         self.inner.pause()?;
         self.paused.store(true, Ordering::Release);
         Ok(())

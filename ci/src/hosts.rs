@@ -1,0 +1,92 @@
+//! Two test hosts: network namespaces joined by a veth pair whose both ends are shaped.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use workload::units::Rate;
+
+/// Two namespaces; removed, with their link, when this value goes.
+pub(crate) struct Hosts {
+    names: [String; 2],
+}
+
+/// Address of the second host on their link.
+pub(crate) const ADDRESS_B: &str = "10.213.7.2";
+const ADDRESS_A: &str = "10.213.7.1";
+
+/// Why hosts cannot be made on this machine.
+pub(crate) fn missing() -> Option<String> {
+    for program in ["ip", "tc"] {
+        let quiet =
+            Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if quiet.is_err() {
+            return Some(format!("'{program}' is not installed (Debian package iproute2)"));
+        }
+    }
+    let probe = format!("vmigrate-probe-{}", std::process::id());
+    match run(&["ip", "netns", "add", &probe]) {
+        Ok(()) => {
+            let _ = run(&["ip", "netns", "del", &probe]);
+            None
+        }
+        Err(e) => Some(format!("network namespaces cannot be made here ({e:#})")),
+    }
+}
+
+impl Hosts {
+    /// Two hosts with a link of `rate`.
+    pub(crate) fn new(rate: Rate) -> anyhow::Result<Self> {
+        let id = std::process::id();
+        let hosts = Self { names: [format!("vmigrate-a-{id}"), format!("vmigrate-b-{id}")] };
+        let [a, b] = &hosts.names;
+        for name in &hosts.names {
+            run(&["ip", "netns", "add", name])?;
+            run(&["ip", "-n", name, "link", "set", "lo", "up"])?;
+        }
+        run(&[
+            "ip", "-n", a, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns",
+            b,
+        ])?;
+        let bits = format!("{}bit", rate.0 * 8);
+        for (name, address) in [(a, ADDRESS_A), (b, ADDRESS_B)] {
+            run(&["ip", "-n", name, "addr", "add", &format!("{address}/24"), "dev", "wire"])?;
+            run(&["ip", "-n", name, "link", "set", "wire", "up"])?;
+            run(&[
+                "tc", "-n", name, "qdisc", "replace", "dev", "wire", "root", "tbf", "rate", &bits,
+                "burst", "1mb", "latency", "50ms",
+            ])?;
+        }
+        Ok(hosts)
+    }
+
+    /// A command that runs `program` on host 0 or 1.
+    pub(crate) fn on(&self, host: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[host]]).arg(program).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // The veth pair goes with its namespaces.
+            let _ = run(&["ip", "netns", "del", name]);
+        }
+    }
+}
+
+fn run(words: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run '{}'", words.join(" ")))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "'{}' failed: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The lab: two hosts on this machine, a real link between them, and our programs on both.
+//!
+//! Everything made here (namespaces, links, processes) is ours, is named after this process, and
+//! is removed again in every case.
+
+mod hosts;
+mod migrate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What the test harness understands as "could not run here".
+const EXIT_SKIPPED: u8 = 77;
+
+#[derive(Parser)]
+#[command(version, about = "The lab that vmigrate is tested in")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Migrate between two network namespaces over a veth pair shaped by tc tbf (needs root)
+    Namespaces(migrate::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Namespaces(args) => match hosts::missing() {
+            Some(reason) => {
+                eprintln!("SKIPPED: migration between namespaces: {reason}");
+                return ExitCode::from(EXIT_SKIPPED);
+            }
+            None => migrate::run(&args),
+        },
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("ci: {e:#}");
+            ExitCode::from(workload::exit::USAGE)
+        }
+    }
+}

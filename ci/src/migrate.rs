@@ -1,0 +1,114 @@
+//! `ci namespaces`: one migration between two hosts over a shaped link, proven, its efficiency
+//! measured against the rate the link was shaped to.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use workload::exit;
+use workload::units::{Bytes, Rate};
+
+use crate::hosts::{ADDRESS_B, Hosts};
+
+#[derive(ClapArgs)]
+#[command(
+    after_help = "Example:\n  cargo run --release -p ci -- namespaces --link 1gbit --memory 512MiB"
+)]
+pub(crate) struct Args {
+    /// What the link is shaped to
+    #[arg(long, default_value = "1gbit")]
+    link: Rate,
+    /// The guest's memory
+    #[arg(long, default_value = "512MiB")]
+    memory: Bytes,
+    /// Bytes of records the guest writes per second
+    #[arg(long, default_value = "60MB/s")]
+    rate: Rate,
+    /// Least share of the shaped rate that must carry page data
+    #[arg(long, default_value_t = 0.93)]
+    efficiency: f64,
+    /// The program under test; by default beside this one
+    #[arg(long, value_name = "FILE")]
+    vmigrate: Option<PathBuf>,
+}
+
+/// A child that is ended with this value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let beside =
+        || -> anyhow::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name("vmigrate")) };
+    let program = args.vmigrate.clone().map_or_else(beside, Ok)?;
+    anyhow::ensure!(
+        program.exists(),
+        "{} is not built; run `cargo build --release -p migrate-core` first",
+        program.display()
+    );
+    let hosts = Hosts::new(args.link)?;
+    let (mut receiver, address) = receiver(&hosts, &program)?;
+    let output = hosts
+        .on(0, &program)
+        .args(["send", "--insecure", "--json", "--to", &address])
+        .args(["--memory", &args.memory.0.to_string(), "--rate", &format!("{}B/s", args.rate.0)])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run the sender")?;
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("the sender's report cannot be read")?;
+    let _ = receiver.0.wait();
+    let attempt = &report["attempts"][0];
+    let field = |value: &serde_json::Value| value.as_f64().unwrap_or(f64::NAN);
+    // First rounds only: the last ones are shorter than the queues on the way are deep.
+    let first = &attempt["rounds"][0];
+    let whole = field(&attempt["page_bytes"]) / (field(&attempt["migration_ms"]) / 1e3);
+    let efficiency = whole / args.link.0 as f64;
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "{} over {} in {:.3} s, downtime {:.1} ms: {:.1} MB/s of pages from the first page to resume, \
+         {:.1} % of the link (first round {:.1} %; at least {:.1} % wanted): {}",
+        args.memory,
+        args.link.as_bits(),
+        field(&attempt["migration_ms"]) / 1e3,
+        field(&attempt["downtime"]["total_ms"]),
+        whole / 1e6,
+        efficiency * 100.0,
+        field(&first["send_rate"]) / args.link.0 as f64 * 100.0,
+        args.efficiency * 100.0,
+        report["verdict"].as_str().unwrap_or("?"),
+    )?;
+    let code = output.status.code().map_or(exit::FAILED, |code| code as u8);
+    if code == exit::PROVEN && efficiency < args.efficiency {
+        anyhow::bail!("too little of the link carried page data");
+    }
+    Ok(code)
+}
+
+fn receiver(hosts: &Hosts, program: &Path) -> anyhow::Result<(Ended, String)> {
+    let mut child = hosts
+        .on(1, program)
+        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
+        .arg(format!("{ADDRESS_B}:7400"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .context("cannot start the receiver")?;
+    let stdout = child.stdout.take().context("the receiver has no output")?;
+    let child = Ended(child);
+    let mut reader = BufReader::new(stdout);
+    let mut address = String::new();
+    reader.read_line(&mut address).context("the receiver does not answer")?;
+    anyhow::ensure!(!address.trim().is_empty(), "the receiver did not start listening");
+    // Drained, so that the receiver never waits for us to read its report.
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    Ok((child, address.trim().to_owned()))
+}
