@@ -1,5 +1,7 @@
 //! The programs as a user meets them: bad input, signals, exit codes, JSON.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};

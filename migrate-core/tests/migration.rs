@@ -1,5 +1,7 @@
 //! Whole migrations between two hosts in one process.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::atomic::Ordering;

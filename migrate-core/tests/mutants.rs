@@ -1,5 +1,7 @@
 //! Faults planted at the seams: each must be caught, before the guest runs on, with the right class.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/proxy.rs"]
 mod proxy;
 mod support;

@@ -1,6 +1,8 @@
 //! Policies under a thousand random links and guests: they end, in a named way, and never stun
 //! over the goal without saying so.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::{Duration, Instant};
 
 use migrate_core::memory::PAGE_BYTES;

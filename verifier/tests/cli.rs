@@ -1,5 +1,7 @@
 //! `verifier` as a user meets it: exit codes, addresses, and bad input.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,5 +1,7 @@
 //! Every class of fault planted in regions of every shape: each is found, and named right.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Everything here serves one idea: **the whole content of memory is a pure function of
 //! (seed, workload, one counter per writer)**. A [`spec::WorkloadSpec`] says what is written, a
-//! [`pattern::Pattern`] says where operation *k* goes, [`line`] says which 64 bytes stand at an
+//! [`pattern::Pattern`] says where operation *k* goes, [`mod@line`] says which 64 bytes stand at an
 //! address at a generation, and a [`writer::Writer`] puts them there on an open-loop schedule.
 //! The counters leave the guest as heartbeats into a [`journal`].
 //!

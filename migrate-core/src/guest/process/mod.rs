@@ -2,7 +2,7 @@
 //!
 //! Needs no privileges and no hypervisor, and proves itself: its memory is what the `workload`
 //! crate says, so its shadow can be checked line by line before it runs and again later.
-//! What its vCPUs are is [`vcpu`]'s subject; what was proven is [`proof`]'s.
+//! What its vCPUs are is `vcpu`'s subject; what was proven is [`proof`]'s.
 
 pub mod proof;
 mod sys;
