@@ -81,6 +81,8 @@ pub struct LineFault {
     pub class: Class,
     /// The generation found, where the line could be identified as one of this address.
     pub found: Option<Generation>,
+    /// First byte of the line that differs from the expected one, from 0.
+    pub first_byte: u32,
 }
 
 /// Judges one line at `address`, where `expected` of generation `generation` should stand.
@@ -96,7 +98,8 @@ pub fn line(
     if expected == found {
         return None;
     }
-    let fault = |class, found| Some(LineFault { class, found });
+    let first_byte = first_difference(expected, found);
+    let fault = |class, found| Some(LineFault { class, found, first_byte });
     if *found == ZERO_LINE {
         return fault(Class::Zeroed, None);
     }
@@ -132,6 +135,13 @@ pub fn line(
         }
     }
     fault(Class::Foreign, None)
+}
+
+/// First byte, in the order of memory, in which two different lines differ.
+fn first_difference(a: &Line, b: &Line) -> u32 {
+    let words = a.iter().zip(b).zip(0..);
+    let mut different = words.filter(|((a, b), _)| a != b);
+    different.next().map_or(0, |((a, b), i)| i * 8 + (a ^ b).trailing_zeros() / 8)
 }
 
 /// The watermarks at which a line would be right: from `since` to `until`, both included.

@@ -18,6 +18,8 @@ pub struct Extent {
     pub address: u64,
     /// Length in bytes.
     pub bytes: u64,
+    /// Byte offset in the region of the first byte that is wrong.
+    pub first_wrong_byte: u64,
     /// Page of the first line.
     pub page: u64,
     /// Which writer owns it.
@@ -57,6 +59,7 @@ impl Faults {
             self.extents.push(Extent {
                 address: offset,
                 bytes: LINE_BYTES,
+                first_wrong_byte: offset + u64::from(fault.first_byte),
                 page: address / PAGE_LINES,
                 writer,
                 class: fault.class,

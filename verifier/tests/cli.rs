@@ -98,6 +98,7 @@ fn one_changed_byte_is_named_by_address_and_class() {
     files.write(70_000, &[byte[0] ^ 0x10]);
     let (code, text) = files.scan(&[]);
     assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("first wrong byte at 0x11170"), "{text}");
     assert!(text.contains("0x000000011140") && text.contains("BITFLIP (1 bits)"), "{text}");
     let (code, json) = files.scan(&["--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -191,8 +191,14 @@ fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<
         let found = extent.found.map_or("none".to_owned(), |g| g.to_string());
         writeln!(
             out,
-            "{:#014x}  {:>8} bytes  page {:<8} writer {:<3} expected generation {}, found {found}: {}",
-            extent.address, extent.bytes, extent.page, extent.writer, extent.expected, extent.class
+            "{:#014x}  {:>8} bytes  page {:<8} writer {:<3} expected generation {}, found {found}: {}, first wrong byte at {:#x}",
+            extent.address,
+            extent.bytes,
+            extent.page,
+            extent.writer,
+            extent.expected,
+            extent.class,
+            extent.first_wrong_byte
         )?;
     }
     let hidden = scan.faults.extents.len().saturating_sub(EXTENTS_SHOWN);
