@@ -54,6 +54,7 @@ pub(super) struct Attempt<'a> {
     held_share: f64,
     first_page: Option<Instant>,
     last_alive: Instant,
+    counters: Arc<Counters>,
 }
 
 /// The connections of an attempt whose shadow exists.
@@ -61,7 +62,6 @@ struct Links {
     control: Arc<Channel>,
     jobs: Vec<mpsc::Sender<Job>>,
     signals: mpsc::Receiver<Signal>,
-    counters: Arc<Counters>,
     abandon: Arc<AtomicBool>,
     data: Vec<Arc<Channel>>,
 }
@@ -123,6 +123,7 @@ impl<'a> Attempt<'a> {
             held_share: 0.0,
             first_page: None,
             last_alive: Instant::now(),
+            counters: Arc::default(),
         }
     }
 
@@ -148,6 +149,8 @@ impl<'a> Attempt<'a> {
         {
             self.report.migration_ms = ms(first_page.elapsed());
         }
+        self.report.page_bytes = self.counters.pages.load(Ordering::Relaxed) * PAGE_BYTES;
+        self.report.wire_bytes = self.counters.wire_bytes.load(Ordering::Relaxed);
         self.report.total_ms = self.report.setup_ms + self.report.migration_ms;
         match result {
             Ok(control) => {
@@ -214,14 +217,8 @@ impl<'a> Attempt<'a> {
             Header::new(Kind::Setup, pages, u64::from(settings.streams), description.len());
         control.send(tag, &header, &description).map_err(lost("asking for a shadow"))?;
         let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / SETUP_BYTES_PER_S);
-        let mut links = Links {
-            control,
-            jobs: Vec::new(),
-            signals,
-            counters: Arc::default(),
-            abandon: Arc::default(),
-            data: Vec::new(),
-        };
+        let mut links =
+            Links { control, jobs: Vec::new(), signals, abandon: Arc::default(), data: Vec::new() };
         self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
 
         let pacer = Arc::new(Pacer::new(settings.bandwidth));
@@ -235,7 +232,7 @@ impl<'a> Attempt<'a> {
                 channel: channel.clone(),
                 memory: self.guest.memory(),
                 pacer: pacer.clone(),
-                counters: links.counters.clone(),
+                counters: self.counters.clone(),
                 abandon: links.abandon.clone(),
             };
             let (job, jobs) = mpsc::channel();
@@ -277,8 +274,8 @@ impl<'a> Attempt<'a> {
         let number = self.report.rounds.len() as u32 + 1;
         let sending = Arc::new(self.owed.take());
         let to_send = sending.count();
-        let sent_before = links.counters.sent();
-        let zero_before = links.counters.zero_pages.load(Ordering::Relaxed);
+        let sent_before = self.counters.sent();
+        let zero_before = self.counters.zero_pages.load(Ordering::Relaxed);
         let (mut dirtied, mut held) = (0, 0.0);
         let mut meter = Meter { at: start, sent: sent_before };
         self.give(links, Job::Pages(sending));
@@ -291,13 +288,13 @@ impl<'a> Attempt<'a> {
                 continue;
             }
             let harvest_start = Instant::now();
-            let window = self.window(links, &mut meter, &mut dirtied)?;
+            let window = self.window(&mut meter, &mut dirtied)?;
             held += self.held_share * window.elapsed.as_secs_f64();
             tick = TICK.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
             if busy == 0 {
                 let elapsed = start.elapsed();
-                let sent = links.counters.sent() - sent_before;
-                let zero = links.counters.zero_pages.load(Ordering::Relaxed) - zero_before;
+                let sent = self.counters.sent() - sent_before;
+                let zero = self.counters.zero_pages.load(Ordering::Relaxed) - zero_before;
                 let owed = self.owed.count();
                 let seconds = elapsed.as_secs_f64();
                 self.report.rounds.push(RoundReport {
@@ -313,7 +310,7 @@ impl<'a> Attempt<'a> {
                 });
                 return Ok(Event::RoundDone(window, Round { sent, owed, elapsed }));
             }
-            self.show(number, to_send - (links.counters.sent() - sent_before), &window);
+            self.show(number, to_send - (self.counters.sent() - sent_before), &window);
             for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
@@ -326,16 +323,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Harvests, and measures the time since the last window.
-    fn window(
-        &mut self,
-        links: &Links,
-        meter: &mut Meter,
-        round_dirtied: &mut u64,
-    ) -> Result<Window, Error> {
+    fn window(&mut self, meter: &mut Meter, round_dirtied: &mut u64) -> Result<Window, Error> {
         let pages = self.owed.pages();
         let dirtied = self.tracker.harvest(0..pages, &mut self.owed)?;
         *round_dirtied += dirtied;
-        let (now, sent) = (Instant::now(), links.counters.sent());
+        let (now, sent) = (Instant::now(), self.counters.sent());
         let window = Window { elapsed: now - meter.at, sent: sent - meter.sent, dirtied };
         *meter = Meter { at: now, sent };
         Ok(window)
@@ -421,8 +413,6 @@ impl<'a> Attempt<'a> {
             pages: rest_pages,
         };
         self.report.over_goal = downtime > self.settings.limits.goal;
-        self.report.page_bytes = links.counters.pages.load(Ordering::Relaxed) * PAGE_BYTES;
-        self.report.wire_bytes = links.counters.wire_bytes.load(Ordering::Relaxed);
         if let Some(first_page) = self.first_page {
             self.report.migration_ms = ms(running - first_page - proof);
         }
