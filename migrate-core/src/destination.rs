@@ -305,19 +305,8 @@ impl Session<'_> {
         let (control, tag, signal) = (self.control.clone(), self.tag, signal.clone());
         spawn("control", move || {
             let doing = "listening to the source";
-            loop {
-                let message = control
-                    .read_header(tag, doing)
-                    .and_then(|header| Ok((header, control.read_payload(&header, doing)?)));
-                // After Released the connection belongs to the embedder's notes.
-                let last = match &message {
-                    Ok((header, _)) => matches!(header.kind, Kind::Released),
-                    Err(_) => true,
-                };
-                if signal.send(Signal::Control(message)).is_err() || last {
-                    return;
-                }
-            }
+            // After Released the connection belongs to the embedder's notes.
+            control.listen(tag, Kind::Released, doing, |m| signal.send(Signal::Control(m)).is_ok());
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::sys::Mechanism;
 use super::sys::fault::FaultTracking;
 use super::sys::uffd::WriteProtection;
 use super::{DirtyTracker, GuestError, MemoryView};
@@ -49,45 +50,6 @@ pub fn open(kind: TrackerKind, memory: MemoryView) -> Result<Box<dyn DirtyTracke
         TrackerKind::Auto => uffd(memory.clone())
             .or_else(|_| fault(memory))
             .map_err(|e| GuestError::new("track writes", e)),
-    }
-}
-
-/// One kernel interface that reports written pages and re-arms them.
-trait Mechanism: Send {
-    const NAME: &'static str;
-    fn protect_all(&mut self) -> std::io::Result<()>;
-    fn scan(
-        &mut self,
-        range: Range<PageNumber>,
-        written: impl FnMut(Range<PageNumber>),
-    ) -> std::io::Result<()>;
-}
-
-impl Mechanism for WriteProtection {
-    const NAME: &'static str = "uffd";
-    fn protect_all(&mut self) -> std::io::Result<()> {
-        Self::protect_all(self)
-    }
-    fn scan(
-        &mut self,
-        range: Range<PageNumber>,
-        written: impl FnMut(Range<PageNumber>),
-    ) -> std::io::Result<()> {
-        Self::scan(self, range, written)
-    }
-}
-
-impl Mechanism for FaultTracking {
-    const NAME: &'static str = "mprotect";
-    fn protect_all(&mut self) -> std::io::Result<()> {
-        Self::protect_all(self)
-    }
-    fn scan(
-        &mut self,
-        range: Range<PageNumber>,
-        written: impl FnMut(Range<PageNumber>),
-    ) -> std::io::Result<()> {
-        Self::scan(self, range, written)
     }
 }
 

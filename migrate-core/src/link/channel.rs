@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::Error;
 use crate::guest::MemoryView;
 use crate::memory::PAGE_BYTES;
-use crate::proto::frame::{HEADER_BYTES, Header};
+use crate::proto::frame::{HEADER_BYTES, Header, Kind};
 
 use super::sys;
 
@@ -158,6 +158,26 @@ impl Channel {
         let mut payload = vec![0; header.length];
         self.read_exact(&mut payload).map_err(|source| Error::Link { doing, source })?;
         Ok(payload)
+    }
+
+    /// Reads whole frames and hands them on, until one of kind `last`, an error (handed on too), or
+    /// nobody takes them any more.
+    pub fn listen(
+        &self,
+        tag: u64,
+        last: Kind,
+        doing: &'static str,
+        deliver: impl Fn(Result<(Header, Vec<u8>), Error>) -> bool,
+    ) {
+        loop {
+            let message = self
+                .read_header(tag, doing)
+                .and_then(|header| Ok((header, self.read_payload(&header, doing)?)));
+            let more = matches!(&message, Ok((header, _)) if header.kind != last);
+            if !deliver(message) || !more {
+                return;
+            }
+        }
     }
 
     /// Lets reads wait as long as they must: for streams whose silence another one judges.

@@ -7,6 +7,7 @@
 mod estimate;
 mod precopy;
 mod sdps;
+mod stall;
 mod stop_and_copy;
 mod vmotion;
 

@@ -2,7 +2,8 @@
 //! rounds stop shrinking or run out.
 
 use super::estimate::Estimate;
-use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time, send_time};
+use super::stall::{Stall, stun_if_it_fits};
+use super::{Action, Event, GiveUp, Policy, Settings, Time};
 
 /// Rounds without a new smallest rest after which going on is of no use.
 const STALLED_ROUNDS: u32 = 4;
@@ -13,17 +14,16 @@ pub(super) struct Precopy {
     settings: Settings,
     estimate: Estimate,
     rounds: u32,
-    smallest: u64,
-    stalled: u32,
+    stall: Stall,
 }
 
 impl Precopy {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, estimate: Estimate::default(), rounds: 0, smallest: u64::MAX, stalled: 0 }
+        Self { settings, estimate: Estimate::default(), rounds: 0, stall: Stall::new() }
     }
 
     fn why_stop(&self, now: Time) -> Option<String> {
-        if self.stalled >= STALLED_ROUNDS {
+        if self.stall.rounds >= STALLED_ROUNDS {
             let mbs = |rate: Option<f64>| rate.unwrap_or(0.0) / 1e6;
             Some(format!(
                 "{STALLED_ROUNDS} rounds in a row left no less to send; the guest dirties {:.0} MB/s and {:.0} MB/s are sent",
@@ -55,17 +55,10 @@ impl Policy for Precopy {
             Event::RoundDone(window, round) => {
                 self.estimate.update(window);
                 self.rounds += 1;
-                if send_time(round.owed, self.estimate.send())
-                    .is_some_and(|t| t <= self.settings.goal)
-                {
-                    let fit = Fit::WithinGoal;
-                    return vec![Action::Stun(Stun { pending_pages: round.owed, fit })];
+                if let Some(stun) = stun_if_it_fits(&round, &self.estimate, &self.settings) {
+                    return vec![stun];
                 }
-                if round.owed < self.smallest {
-                    (self.smallest, self.stalled) = (round.owed, 0);
-                } else {
-                    self.stalled += 1;
-                }
+                self.stall.observe(&round);
                 match self.why_stop(now) {
                     Some(why) => vec![Action::GiveUp(GiveUp { why, advice: ADVICE })],
                     None => vec![Action::BeginRound],
@@ -78,7 +71,7 @@ impl Policy for Precopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Round, Window};
+    use crate::policy::{Round, Stun, Window};
     use std::time::Duration;
 
     /// A small guest on a fast link is done before any window is long enough to be smoothed.

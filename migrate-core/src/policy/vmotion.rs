@@ -6,7 +6,8 @@
 
 use super::estimate::Estimate;
 use super::sdps::Sdps;
-use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time, Window, send_time};
+use super::stall::{Stall, stun_if_it_fits};
+use super::{Action, Event, GiveUp, Policy, Settings, Time, Window};
 
 /// Rounds without a new smallest rest after which even the throttle is of no use.
 const STALLED_ROUNDS: u32 = 20;
@@ -18,8 +19,7 @@ pub(super) struct Vmotion {
     estimate: Estimate,
     sdps: Sdps,
     throttling: Throttling,
-    smallest: u64,
-    stalled: u32,
+    stall: Stall,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +35,7 @@ impl Vmotion {
             estimate: Estimate::default(),
             sdps: Sdps::new(settings.beta),
             throttling: Throttling::Off,
-            smallest: u64::MAX,
-            stalled: 0,
+            stall: Stall::new(),
         }
     }
 
@@ -53,7 +52,7 @@ impl Vmotion {
     }
 
     fn why_stop(&self, now: Time) -> Option<String> {
-        if self.stalled >= STALLED_ROUNDS {
+        if self.stall.rounds >= STALLED_ROUNDS {
             let limit = if self.sdps.at_limit() { ", with the throttle at its limit" } else { "" };
             Some(format!("{STALLED_ROUNDS} rounds in a row left no less to send{limit}"))
         } else if now >= self.settings.time_max {
@@ -87,17 +86,10 @@ impl Policy for Vmotion {
                     self.throttling = Throttling::On;
                 }
                 let throttle = self.throttle(window);
-                if send_time(round.owed, self.estimate.send())
-                    .is_some_and(|t| t <= self.settings.goal)
-                {
-                    let fit = Fit::WithinGoal;
-                    return vec![Action::Stun(Stun { pending_pages: round.owed, fit })];
+                if let Some(stun) = stun_if_it_fits(&round, &self.estimate, &self.settings) {
+                    return vec![stun];
                 }
-                if round.owed < self.smallest {
-                    (self.smallest, self.stalled) = (round.owed, 0);
-                } else {
-                    self.stalled += 1;
-                }
+                self.stall.observe(&round);
                 let next = match self.why_stop(now) {
                     Some(why) => Action::GiveUp(GiveUp { why, advice: ADVICE }),
                     None => Action::BeginRound,

@@ -209,7 +209,11 @@ impl<'a> Attempt<'a> {
         let tag = self.id.tag();
         let (signal, signals) = mpsc::channel();
         let (reader, to_main) = (control.clone(), signal.clone());
-        spawn("control", move || read_control(&reader, tag, &to_main))?;
+        // After Running the connection belongs to the embedder's notes.
+        spawn("control", move || {
+            let doing = "listening to the destination";
+            reader.listen(tag, Kind::Running, doing, |m| to_main.send(Signal::Control(m)).is_ok());
+        })?;
 
         let description = self.guest.description();
         let pages = self.guest.memory().pages();
@@ -541,23 +545,6 @@ impl<'a> Attempt<'a> {
             links.control.send(self.id.tag(), &alive, &[]).map_err(lost("saying we live"))?;
         }
         Ok(())
-    }
-}
-
-fn read_control(control: &Channel, tag: u64, signals: &mpsc::Sender<Signal>) {
-    let doing = "listening to the destination";
-    loop {
-        let message = control
-            .read_header(tag, doing)
-            .and_then(|header| Ok((header, control.read_payload(&header, doing)?)));
-        let last = match &message {
-            // After Running the connection belongs to the embedder's notes.
-            Ok((header, _)) => matches!(header.kind, Kind::Running),
-            Err(_) => true,
-        };
-        if signals.send(Signal::Control(message)).is_err() || last {
-            return;
-        }
     }
 }
 

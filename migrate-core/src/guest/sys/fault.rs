@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+use super::Mechanism;
 use super::view::MemoryView;
 use crate::memory::{PAGE_BYTES, PageNumber};
 
@@ -60,12 +61,26 @@ impl FaultTracking {
         Ok(Self { memory, slot, tracked })
     }
 
-    pub(crate) fn protect_all(&mut self) -> io::Result<()> {
+    fn protect(&self, range: Range<PageNumber>, prot: libc::c_int) -> io::Result<()> {
+        let (start, bytes) = self.memory.raw(&range);
+        // SAFETY: changes the protection of our own mapping; writers that fault on it are resumed
+        // by the handler installed before.
+        match unsafe { libc::mprotect(start.cast(), bytes, prot) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Mechanism for FaultTracking {
+    const NAME: &'static str = "mprotect";
+
+    fn protect_all(&mut self) -> io::Result<()> {
         self.tracked.bits.iter().for_each(|b| b.store(0, Ordering::Relaxed));
         self.protect(0..self.memory.pages(), libc::PROT_READ)
     }
 
-    pub(crate) fn scan(
+    fn scan(
         &mut self,
         range: Range<PageNumber>,
         mut written: impl FnMut(Range<PageNumber>),
@@ -88,16 +103,6 @@ impl FaultTracking {
             page += count;
         }
         Ok(())
-    }
-
-    fn protect(&self, range: Range<PageNumber>, prot: libc::c_int) -> io::Result<()> {
-        let (start, bytes) = self.memory.raw(&range);
-        // SAFETY: changes the protection of our own mapping; writers that fault on it are resumed
-        // by the handler installed before.
-        match unsafe { libc::mprotect(start.cast(), bytes, prot) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::Mechanism;
 use super::view::MemoryView;
 use crate::memory::{PAGE_BYTES, PageNumber};
 
@@ -138,17 +139,19 @@ impl WriteProtection {
         this.scan(0..pages, |_| {})?;
         Ok(this)
     }
+}
 
-    /// Marks every page clean.
-    pub(crate) fn protect_all(&mut self) -> io::Result<()> {
+impl Mechanism for WriteProtection {
+    const NAME: &'static str = "uffd";
+
+    fn protect_all(&mut self) -> io::Result<()> {
         let (start, len) = self.memory.raw(&(0..self.memory.pages()));
         let mut protect =
             UffdioWriteProtect { start: start as u64, len: len as u64, mode: WRITEPROTECT_MODE_WP };
         ioctl(&self.uffd, UFFDIO_WRITEPROTECT, &mut protect)
     }
 
-    /// Tells `written` the runs of pages of `range` written since protected, protecting them again.
-    pub(crate) fn scan(
+    fn scan(
         &mut self,
         range: Range<PageNumber>,
         mut written: impl FnMut(Range<PageNumber>),
