@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("ci: {e:#}");
+            eprintln!("ci: {}", workload::exit::one_line(e.as_ref()));
             ExitCode::from(workload::exit::USAGE)
         }
     }

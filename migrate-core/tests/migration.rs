@@ -16,6 +16,7 @@ use migrate_core::link::tls::Identity;
 use migrate_core::link::{Exposure, LinkSettings, Listener};
 use migrate_core::policy::PolicyKind;
 use migrate_core::source;
+use migrate_core::source::handover::{Resolution, decide};
 use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
 use verifier::verdict::Verdict;
 use workload::spec::PatternKind;
@@ -193,6 +194,65 @@ fn a_handover_that_lost_its_word_is_resolved_forward() {
     let done = send(&mut guest, &settings(proxy)).unwrap();
     assert_eq!(done.report.outcome, "done");
     assert!(there.join().unwrap().is_ok());
+}
+
+/// Sees the handover become unresolved, and decides it as an operator would.
+struct Operator(Resolution);
+
+impl source::Observer for Operator {
+    fn progress(&mut self, progress: source::Progress) {
+        if let source::Progress::Unresolved { migration } = progress {
+            let directory = settings(([127, 0, 0, 1], 1).into()).state_directory;
+            decide(&directory, migration, self.0).unwrap();
+        }
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody hears Run, however often it is said: only an operator can end it.
+#[test]
+fn an_operator_ends_a_handover_that_nobody_answers() {
+    for resolution in [Resolution::SourceRuns, Resolution::DestinationRuns] {
+        let mut guest = guest(&spec(16), 20_000_000);
+        let (listener, address) = listener();
+        let there = receiver(listener, ProcessFactory::default());
+        let settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
+        let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+        let result =
+            source::migrate(&mut guest, &mut *tracker, &settings, &mut Operator(resolution));
+        let stopped = guest.watermarks();
+        match resolution {
+            Resolution::SourceRuns => {
+                assert!(matches!(result.unwrap_err().error, Error::Cancelled));
+                assert_healthy(&mut guest);
+            }
+            Resolution::DestinationRuns => {
+                assert!(result.unwrap().control.is_none());
+                std::thread::sleep(Duration::from_millis(100));
+                assert_eq!(guest.watermarks(), stopped, "the source stays stopped");
+            }
+        }
+        let unheard = there.join().unwrap().unwrap_err();
+        assert!(matches!(unheard, Error::Unresolved { .. }), "{unheard}");
+    }
+}
+
+/// Without an operator the guest stays stopped, and the error says what to do.
+#[test]
+fn an_unresolved_handover_keeps_the_guest_stopped() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (listener, address) = listener();
+    let there = receiver(listener, ProcessFactory::default());
+    let mut settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
+    settings.resolve_timeout = Duration::from_millis(700);
+    let failed = send(&mut guest, &settings).unwrap_err();
+    let stopped = guest.watermarks();
+    assert!(failed.error.to_string().contains("vmigrate resolve"), "{}", failed.error);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(guest.watermarks(), stopped);
+    assert!(there.join().unwrap().is_err());
 }
 
 #[path = "support/proxy.rs"]

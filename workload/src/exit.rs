@@ -21,3 +21,17 @@ pub const HELP: &str = "Exit codes:\n  \
     3  migration failed or was cancelled, the source still runs\n  \
     4  inconclusive: nothing was proven\n  \
     5  handover unresolved, the VM is stopped";
+
+/// An error and its causes in one line; a cause that a message tells already is not repeated.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    line
+}

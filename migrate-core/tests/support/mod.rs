@@ -47,7 +47,7 @@ pub fn settings(peer: SocketAddr) -> SourceSettings {
         policy: PolicyKind::Vmotion,
         limits: Settings { goal: Duration::from_millis(40), ..Settings::default() },
         epoch: 1,
-        state_directory: std::env::temp_dir().join(format!("vmigrate-test-{}", std::process::id())),
+        state_directory: std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("state"),
         resolve_timeout: Duration::from_secs(5),
     }
 }

@@ -16,6 +16,8 @@ const HEADER_BYTES: usize = 32;
 pub enum Rule {
     /// The first control connection is cut when Run (8) would pass.
     CutAtRun,
+    /// Every control connection is cut when Run (8) would pass: the destination never hears it.
+    CutAtEveryRun,
     /// The first control connection is cut when Running (9) would pass.
     CutAtRunning,
     /// A Pages frame (3) whose pages were sent again is delivered once more before EndOfPages (5).
@@ -67,11 +69,11 @@ fn relay_frames(
         frame.resize(HEADER_BYTES + length, 0);
         from.read_exact(&mut frame[HEADER_BYTES..])?;
         let cut = match rule {
-            Rule::CutAtRun => kind == 8,
+            Rule::CutAtRun | Rule::CutAtEveryRun => kind == 8,
             Rule::CutAtRunning => kind == 9,
             _ => false,
         };
-        if cut && !broken.swap(true, Ordering::AcqRel) {
+        if cut && (!broken.swap(true, Ordering::AcqRel) || rule == Rule::CutAtEveryRun) {
             return Ok(());
         }
         match (rule, kind) {

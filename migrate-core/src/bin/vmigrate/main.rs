@@ -49,8 +49,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            // One line: the causes are part of the message.
-            eprintln!("vmigrate: {e:#}");
+            eprintln!("vmigrate: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
         Err(e) => {
-            eprintln!("verifier: {e:#}");
+            eprintln!("verifier: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }

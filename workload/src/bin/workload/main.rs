@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(exit::PROVEN),
         Err(e) => {
-            eprintln!("workload: {e:#}");
+            eprintln!("workload: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }
