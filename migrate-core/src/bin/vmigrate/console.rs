@@ -24,7 +24,7 @@ pub(crate) struct Console {
 impl Console {
     pub(crate) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix:>9} [{bar:24}] {msg}")
+            let style = ProgressStyle::with_template("{prefix:>9} [{bar:12}] {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
             ProgressBar::new(1).with_style(style)
@@ -63,14 +63,6 @@ impl source::Observer for Console {
                 dirty_rate,
                 held_share,
             } => {
-                let text = format!(
-                    "{} left, {} dirty, {} sent, {} dirtied, throttle {:.0} %",
-                    Bytes(remaining_pages * PAGE_BYTES),
-                    Bytes(dirtied_pages * PAGE_BYTES),
-                    Rate(send_rate as u64),
-                    Rate(dirty_rate as u64),
-                    held_share * 100.0
-                );
                 match &self.bar {
                     Some(bar) => {
                         if self.round != round {
@@ -79,10 +71,25 @@ impl source::Observer for Console {
                             self.round = round;
                         }
                         bar.set_position(bar.length().unwrap_or(0).saturating_sub(remaining_pages));
-                        bar.set_message(text);
+                        // Fits 80 columns.
+                        bar.set_message(format!(
+                            "{} left, {:.0} sent, {:.0} dirtied MB/s, held {:.0} %",
+                            Bytes(remaining_pages * PAGE_BYTES),
+                            send_rate / 1e6,
+                            dirty_rate / 1e6,
+                            held_share * 100.0
+                        ));
                     }
                     None if self.shown.elapsed() > LINE_INTERVAL => {
                         self.shown = Instant::now();
+                        let text = format!(
+                            "{} left, {} dirty, {} sent, {} dirtied, throttle {:.0} %",
+                            Bytes(remaining_pages * PAGE_BYTES),
+                            Bytes(dirtied_pages * PAGE_BYTES),
+                            Rate(send_rate as u64),
+                            Rate(dirty_rate as u64),
+                            held_share * 100.0
+                        );
                         self.say(&format!("round {round}: {text}"));
                     }
                     None => {}

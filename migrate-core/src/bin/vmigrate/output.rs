@@ -210,7 +210,7 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
     }
     writeln!(
         out,
-        "  time      {:.3} s, after {:.3} s of setup; {} of pages at {}, {:.2} % overhead",
+        "  time      {:.3} s after {:.3} s of setup; {} at {}, {:.2} % overhead",
         m.migration_ms / 1e3,
         m.setup_ms / 1e3,
         Bytes(m.page_bytes),
@@ -225,15 +225,16 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
         };
         writeln!(
             out,
-            "  downtime  {:.1} ms, {judged}: pause {:.1}, harvest {:.1}, send {:.1} ({} pages), state {:.1}, resume {:.1}; proof {:.1} apart",
+            "  downtime  {:.1} ms, {judged}; proof {:.1} ms apart\n            \
+             pause {:.1}, harvest {:.1}, send {:.1} ({} pages), state {:.1}, resume {:.1}",
             d.total_ms,
+            d.proof_ms,
             d.pause_ms,
             d.harvest_ms,
             d.send_ms,
             d.pages,
             d.state_ms,
-            d.resume_ms,
-            d.proof_ms
+            d.resume_ms
         )?;
     }
     print_rounds(out, m)

@@ -91,7 +91,7 @@ pub(crate) struct EngineArgs {
     /// Who decides: vmotion, precopy or stop-and-copy
     #[arg(long, default_value = "vmotion")]
     pub(crate) policy: PolicyKind,
-    /// SDPS holds the dirty rate at this share of the send rate
+    /// SDPS holds the dirty rate at this share of the send rate [default: 0.9, for bench 0.914]
     #[arg(long, value_parser = parse_beta)]
     pub(crate) beta: Option<f64>,
     /// Most rounds of precopy
