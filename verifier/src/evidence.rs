@@ -116,6 +116,88 @@ pub fn judge(journal: &Journal) -> Evidence {
     Evidence { writers, breaches, longest_gap_ms: longest_gap_ns as f64 / 1e6 }
 }
 
+/// A time without a heartbeat of one writer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Which writer.
+    pub writer: u32,
+    /// When it began, seconds after the journal's first beat.
+    pub start_s: f64,
+    /// How long it was, by the journal's clock.
+    pub length_ms: f64,
+    /// The guest changed hosts in it.
+    pub changed_epoch: bool,
+    /// Operations done between the two beats.
+    pub operations: u64,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let moved = if self.changed_epoch { ", the guest changed hosts" } else { "" };
+        write!(
+            f,
+            "{:>9.3} s  writer {} silent for {:.1} ms ({} operations{moved})",
+            self.start_s, self.writer, self.length_ms, self.operations
+        )
+    }
+}
+
+/// Gaps longer than `least`, in the order in which they ended.
+pub fn gaps(journal: &Journal, least: std::time::Duration) -> Vec<Gap> {
+    let Some(begin) = journal.beats.first().map(|b| b.journal_ns) else { return Vec::new() };
+    let mut last: Vec<Option<&workload::journal::Beat>> = vec![None; journal.spec.writers as usize];
+    let mut gaps = Vec::new();
+    for beat in &journal.beats {
+        if let Some(before) = last[beat.writer as usize].replace(beat) {
+            let length_ns = beat.journal_ns.saturating_sub(before.journal_ns);
+            if u128::from(length_ns) > least.as_nanos() {
+                gaps.push(Gap {
+                    writer: beat.writer,
+                    start_s: before.journal_ns.saturating_sub(begin) as f64 / 1e9,
+                    length_ms: length_ns as f64 / 1e6,
+                    changed_epoch: beat.epoch != before.epoch,
+                    operations: beat.watermark.saturating_sub(before.watermark),
+                });
+            }
+        }
+    }
+    gaps
+}
+
+/// The rate of writing over one step of a journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// When it begins, seconds after the journal's first beat.
+    pub start_s: f64,
+    /// Bytes of records written per second, all writers together.
+    pub bytes_per_s: f64,
+}
+
+/// The rate of writing in steps of equal length; the last one may be shorter.
+pub fn rates(journal: &Journal, step: std::time::Duration) -> Vec<Step> {
+    let (Some(first), Some(last)) = (journal.beats.first(), journal.beats.last()) else {
+        return Vec::new();
+    };
+    let step_ns = (step.as_nanos() as u64).max(1);
+    let length_ns = last.journal_ns.saturating_sub(first.journal_ns);
+    let mut written = std::collections::BTreeMap::<u64, u64>::new();
+    let mut watermarks: Vec<Option<u64>> = vec![None; journal.spec.writers as usize];
+    for beat in &journal.beats {
+        let before = watermarks[beat.writer as usize].replace(beat.watermark);
+        let operations = beat.watermark.saturating_sub(before.unwrap_or(beat.watermark));
+        let index = beat.journal_ns.saturating_sub(first.journal_ns) / step_ns;
+        *written.entry(index).or_default() += operations * journal.spec.record.0;
+    }
+    written
+        .into_iter()
+        .map(|(index, bytes)| {
+            let seconds =
+                step_ns.min(length_ns.saturating_sub(index * step_ns)).max(1) as f64 / 1e9;
+            Step { start_s: index as f64 * step.as_secs_f64(), bytes_per_s: bytes as f64 / seconds }
+        })
+        .collect()
+}
+
 impl Evidence {
     /// The last watermark of each writer; 0 for one that never beat.
     pub fn watermarks(&self) -> Vec<u64> {
@@ -181,6 +263,20 @@ mod tests {
         assert_eq!(evidence.verdict(), Verdict::Proven);
         assert_eq!(evidence.watermarks(), [9]);
         assert!((evidence.longest_gap_ms - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn gaps_and_rates_are_those_of_the_beats() {
+        let mut journal = journal(&[(0, 0), (0, 5), (1, 5), (1, 9)]);
+        journal.beats[3].journal_ns += 90_000_000;
+        let gaps = gaps(&journal, std::time::Duration::from_millis(50));
+        assert_eq!(gaps.len(), 1);
+        assert_eq!((gaps[0].operations, gaps[0].changed_epoch), (4, false));
+        assert!((gaps[0].length_ms - 100.0).abs() < 1e-9 && (gaps[0].start_s - 0.02).abs() < 1e-9);
+        let rates = rates(&journal, std::time::Duration::from_millis(100));
+        // Five records in the first 100 ms, four in the 20 ms that follow.
+        let rates: Vec<_> = rates.iter().map(|s| s.bytes_per_s.round()).collect();
+        assert_eq!(rates, [5.0 * 4096.0 / 0.1, 4.0 * 4096.0 / 0.02]);
     }
 
     #[test]

@@ -166,3 +166,22 @@ fn manifests_compare_and_locate() {
     assert!(said.contains("different: bytes 0x0 to 0x100000"), "{said}");
     assert_eq!(verifier(&[path("compare"), &manifest, path("/nonexistent")]).0, Some(2));
 }
+
+#[test]
+fn journals_are_judged_by_themselves() {
+    let files = files();
+    let verifier = |command: &str| {
+        let mut verifier = Command::new(env!("CARGO_BIN_EXE_verifier"));
+        told(verifier.arg(command).arg(&files.journal).output().unwrap())
+    };
+    for command in ["journal", "watch"] {
+        let (code, said) = verifier(command);
+        assert_eq!((code, said.contains("PROVEN")), (Some(0), true), "{said}");
+    }
+    assert!(verifier("journal").1.contains("writer 1: operations 0 to 200 (at rest)"));
+    let log = JournalWriter::append(&files.journal, RunId(9));
+    beat(&Watermarks::new(&[150, 200]), 1, Motion::Running, &mut log.unwrap()).unwrap();
+    let (code, said) = verifier("journal");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ROLLBACK: writer 0 was at operation 200 and then at 150"), "{said}");
+}

@@ -1,6 +1,7 @@
 //! `verifier`: prove a region, or compare two.
 
 mod compare;
+mod journal;
 mod scan;
 
 use std::process::ExitCode;
@@ -27,6 +28,10 @@ enum Command {
     Manifest(compare::ManifestArgs),
     /// Compare two regions, or manifests of them
     Compare(compare::CompareArgs),
+    /// Judge a journal by itself: rate over time, gaps, rollback, fork
+    Journal(journal::JournalArgs),
+    /// Follow a journal while it is written
+    Watch(journal::WatchArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +39,8 @@ fn main() -> ExitCode {
         Command::Scan(args) => scan::run(&args),
         Command::Manifest(args) => compare::manifest(&args),
         Command::Compare(args) => compare::compare(&args),
+        Command::Journal(args) => journal::journal(&args),
+        Command::Watch(args) => journal::watch(&args),
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
 }
 
 /// Reads a journal that may be growing: a cut last line is looked at again before it is an error.
-fn read_journal(path: &Path) -> Result<Journal, JournalError> {
+pub(crate) fn read_journal(path: &Path) -> Result<Journal, JournalError> {
     for _ in 0..20 {
         match Journal::read(path) {
             Err(JournalError::Cut { .. }) => std::thread::sleep(Duration::from_millis(5)),

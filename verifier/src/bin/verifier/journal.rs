@@ -1,0 +1,154 @@
+//! `verifier journal` and `verifier watch`: what the heartbeats say by themselves.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use verifier::evidence::{self, Evidence};
+use verifier::verdict::Verdict;
+use workload::interrupt;
+use workload::journal::Journal;
+use workload::units::{Bytes, Rate, parse_duration};
+
+use crate::scan::read_journal;
+
+/// Gaps shown as text; JSON has all of them.
+const GAPS_SHOWN: usize = 20;
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  verifier journal journal --gap 50ms --step 1s")]
+pub(crate) struct JournalArgs {
+    /// Journal written by `workload run --journal`, or by a guest that was migrated
+    journal: PathBuf,
+    /// Show times without a heartbeat that were longer than this
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
+    gap: Duration,
+    /// Show the rate of writing in steps of this length
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    step: Duration,
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  verifier watch journal\n\n\
+    Ends when every writer has come to rest, or at Ctrl-C.")]
+pub(crate) struct WatchArgs {
+    /// A journal that is being written
+    journal: PathBuf,
+    /// Say so when there was no heartbeat for this long
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
+    gap: Duration,
+}
+
+/// The report, as printed with `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    verdict: Verdict,
+    run: String,
+    evidence: &'a Evidence,
+    gaps: Vec<evidence::Gap>,
+    rates: Vec<evidence::Step>,
+}
+
+pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(!args.step.is_zero(), "--step must be more than zero");
+    let journal = read_journal(&args.journal)?;
+    let evidence = evidence::judge(&journal);
+    let gaps = evidence::gaps(&journal, args.gap);
+    let rates = evidence::rates(&journal, args.step);
+    let verdict = evidence.verdict();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let run = journal.run.to_string();
+        let report = Report { schema: 1, verdict, run, evidence: &evidence, gaps, rates };
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+        return Ok(verdict);
+    }
+    writeln!(
+        out,
+        "run {}: {} of {}, {} writers, seed {}",
+        journal.run,
+        journal.spec.pattern.name(),
+        Bytes(journal.spec.memory.0),
+        journal.spec.writers,
+        journal.spec.seed
+    )?;
+    for step in &rates {
+        writeln!(out, "{:>9.3} s  {:>12}", step.start_s, Rate(step.bytes_per_s as u64))?;
+    }
+    for gap in gaps.iter().take(GAPS_SHOWN) {
+        writeln!(out, "{gap}")?;
+    }
+    if gaps.len() > GAPS_SHOWN {
+        writeln!(out, "... and {} more gaps (see --json)", gaps.len() - GAPS_SHOWN)?;
+    }
+    for (index, writer) in evidence.writers.iter().enumerate() {
+        match writer {
+            None => writeln!(out, "writer {index}: no heartbeat")?,
+            Some(w) => writeln!(
+                out,
+                "writer {index}: operations {} to {}{}, {} beats",
+                w.first,
+                w.last,
+                if w.at_rest { " (at rest)" } else { "" },
+                w.beats
+            )?,
+        }
+    }
+    for breach in &evidence.breaches {
+        writeln!(out, "{breach}")?;
+    }
+    writeln!(out, "longest gap {:.1} ms: {verdict}", evidence.longest_gap_ms)?;
+    Ok(verdict)
+}
+
+/// Follows a journal: a line a second, and each gap and breach as it is seen.
+pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
+    interrupt::install()?;
+    let (mut seen_gaps, mut seen_breaches) = (0, 0);
+    let mut shown = Instant::now();
+    loop {
+        let journal = follow(&args.journal)?;
+        let evidence = evidence::judge(&journal);
+        let gaps = evidence::gaps(&journal, args.gap);
+        let mut out = std::io::stdout().lock();
+        for gap in &gaps[seen_gaps.min(gaps.len())..] {
+            writeln!(out, "{gap}")?;
+        }
+        for breach in &evidence.breaches[seen_breaches.min(evidence.breaches.len())..] {
+            writeln!(out, "{breach}")?;
+        }
+        (seen_gaps, seen_breaches) = (gaps.len(), evidence.breaches.len());
+        let over = evidence.at_rest() || interrupt::count() > 0;
+        if over || shown.elapsed() >= Duration::from_secs(1) {
+            shown = Instant::now();
+            writeln!(out, "operations {:?}, {} beats", evidence.watermarks(), journal.beats.len())?;
+        }
+        if over {
+            writeln!(out, "{}", evidence.verdict())?;
+            return Ok(evidence.verdict());
+        }
+        drop(out);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A journal that may not have been started yet.
+fn follow(path: &Path) -> anyhow::Result<Journal> {
+    loop {
+        match read_journal(path) {
+            Err(workload::journal::JournalError::NoStart { .. })
+                if path.metadata().is_ok_and(|m| m.len() == 0) && interrupt::count() == 0 =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return Ok(other?),
+        }
+    }
+}
