@@ -28,6 +28,7 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         (PolicyKind::Vmotion, TrackerKind::Auto, PatternKind::Stream, 1, 16 << 10),
         (PolicyKind::Precopy, TrackerKind::Mprotect, PatternKind::Uniform, 2, 4096),
         (PolicyKind::Vmotion, TrackerKind::Mprotect, PatternKind::Uniform, 3, 64),
+        (PolicyKind::AutoConverge, TrackerKind::Auto, PatternKind::Stream, 1, 4096),
         (PolicyKind::StopAndCopy, TrackerKind::Auto, PatternKind::Stream, 4, 2 << 20),
     ] {
         let mut spec = spec(37);

@@ -97,4 +97,5 @@ fn twice_the_links_dirty_rate_stalls_precopy_and_not_vmotion() {
     let end = |policy| run(guest, link, policy, Settings::default(), 3).end;
     assert!(matches!(end(PolicyKind::Precopy), End::GaveUp(_)));
     assert!(matches!(end(PolicyKind::Vmotion), End::Done { .. }));
+    assert!(matches!(end(PolicyKind::AutoConverge), End::Done { .. }));
 }

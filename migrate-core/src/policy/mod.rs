@@ -4,6 +4,7 @@
 //! and no memory, so [`crate::sim`] drives the very same code on a virtual clock. Who drives it
 //! sends the pages, harvests the dirty bits, and tells it what happened.
 
+mod auto_converge;
 mod estimate;
 mod precopy;
 mod sdps;
@@ -149,13 +150,16 @@ pub enum PolicyKind {
     Precopy,
     /// Rounds, and SDPS once they stop shrinking.
     Vmotion,
+    /// QEMU's throttle rule with its defaults.
+    AutoConverge,
 }
 
 impl PolicyKind {
     /// All policies, with a line each.
-    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str, &'static str); 4] = [
         (Self::Vmotion, "vmotion", "rounds; SDPS holds the dirty rate at beta times the send rate"),
         (Self::Precopy, "precopy", "classic rounds, bounded, no throttle"),
+        (Self::AutoConverge, "auto-converge", "QEMU's throttle rule with its defaults"),
         (Self::StopAndCopy, "stop-and-copy", "stun first"),
     ];
 
@@ -165,6 +169,7 @@ impl PolicyKind {
             Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy),
             Self::Precopy => Box::new(precopy::Precopy::new(settings)),
             Self::Vmotion => Box::new(vmotion::Vmotion::new(settings)),
+            Self::AutoConverge => Box::new(auto_converge::AutoConverge::new(settings)),
         }
     }
 
@@ -174,6 +179,7 @@ impl PolicyKind {
             Self::StopAndCopy => "stop-and-copy",
             Self::Precopy => "precopy",
             Self::Vmotion => "vmotion",
+            Self::AutoConverge => "auto-converge",
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) struct Args {
 /// How the engine goes about it.
 #[derive(ClapArgs, Clone, Debug)]
 pub(crate) struct EngineArgs {
-    /// Who decides: vmotion, precopy or stop-and-copy
+    /// Who decides: vmotion, precopy, auto-converge or stop-and-copy
     #[arg(long, default_value = "vmotion")]
     pub(crate) policy: PolicyKind,
     /// SDPS holds the dirty rate at this share of the send rate [default: 0.9, for bench 0.914]
