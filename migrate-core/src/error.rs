@@ -82,3 +82,17 @@ pub enum Error {
         id: String,
     },
 }
+
+/// What an I/O error on a link means, given what was being done.
+pub(crate) fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Link { doing, source }
+}
+
+/// A named thread that ends by itself.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map(drop)
+        .map_err(|e| GuestError::new("start a thread", e).into())
+}

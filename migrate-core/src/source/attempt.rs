@@ -9,7 +9,8 @@ use super::handover::{Record, Resolution};
 use super::shards::{Counters, Done, Job, Shard};
 use super::{Migrated, NotMigrated, Notes, Observer, Progress, SourceSettings};
 use crate::Error;
-use crate::guest::{DirtyTracker, Guest, GuestError};
+use crate::error::{lost, spawn};
+use crate::guest::{DirtyTracker, Guest};
 use crate::link::channel::Channel;
 use crate::link::connect;
 use crate::link::pacer::Pacer;
@@ -555,20 +556,8 @@ fn refused(header: &Header, payload: &[u8]) -> Error {
     }
 }
 
-fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Link { doing, source }
-}
-
 fn gone(doing: &'static str) -> Error {
     Error::Link { doing, source: std::io::ErrorKind::ConnectionAborted.into() }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map(drop)
-        .map_err(|e| GuestError::new("start a thread", e).into())
 }
 
 fn ms(duration: Duration) -> f64 {

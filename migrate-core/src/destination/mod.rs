@@ -4,20 +4,23 @@
 //! was said the shadow is not forgotten because a connection was lost: it stays, stopped, until
 //! Run arrives with the right epoch (on a new connection if need be), or the wait is over.
 
+mod receiver;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::Error;
+use crate::error::{lost, spawn};
 use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory};
 use crate::link::Listener;
 use crate::link::channel::Channel;
-use crate::memory::shard;
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::{Hello, MigrationId, Role, Welcome};
 use crate::proto::state::{Destination as State, DestinationEvent};
 use crate::source::Notes;
+use receiver::Receiver;
 
 /// Time between signs of life on the control connection.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -479,68 +482,4 @@ impl Session<'_> {
         let _ = self.control.send(self.tag, &fail, text.as_bytes());
         self.control.close();
     }
-}
-
-/// Receives one shard's pages straight into the shadow's memory.
-struct Receiver {
-    channel: Arc<Channel>,
-    tag: u64,
-    memory: MemoryView,
-    stream: u64,
-    streams: u64,
-    epoch: u64,
-}
-
-impl Receiver {
-    fn run(&self) -> Result<u64, Error> {
-        let doing = "receiving pages";
-        let mut received = 0;
-        loop {
-            let header = self.channel.read_header(self.tag, doing)?;
-            match header.kind {
-                Kind::Pages => {
-                    let pages = self.checked(&header)?;
-                    self.memory
-                        .fill(&pages, |bytes| self.channel.read_exact(bytes))
-                        .map_err(lost(doing))?;
-                    received += header.b;
-                }
-                Kind::ZeroPages => {
-                    self.memory.zero(&self.checked(&header)?);
-                    received += header.b;
-                }
-                Kind::EndOfPages if header.a == self.epoch => return Ok(received),
-                kind => {
-                    return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
-                }
-            }
-        }
-    }
-
-    /// The pages of a frame, all of them inside memory and in this stream's shard.
-    fn checked(&self, header: &Header) -> Result<std::ops::Range<u64>, Error> {
-        let (first, last) = (header.a, header.a + header.b - 1);
-        let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
-        if last >= self.memory.pages() {
-            return unexpected("pages beyond the end of memory");
-        }
-        // A run may not cross chunks of other streams; with one stream there are none.
-        let chunks = first / crate::memory::CHUNK_PAGES == last / crate::memory::CHUNK_PAGES;
-        if shard(first, self.streams) != self.stream || !(chunks || self.streams == 1) {
-            return unexpected("pages of another stream's shard");
-        }
-        Ok(first..last + 1)
-    }
-}
-
-fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Link { doing, source }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .map(drop)
-        .map_err(|e| GuestError::new("start a thread", e).into())
 }
