@@ -12,6 +12,7 @@ use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::process::proof::{Testimony, judge};
 use migrate_core::guest::process::{ProcessFactory, ProcessShadow};
 use migrate_core::link::{self, Listener};
+use verifier::verdict::Verdict;
 use workload::units::parse_duration;
 use workload::{exit, interrupt};
 
@@ -61,9 +62,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut factory = ProcessFactory { journal: args.journal.clone() };
     match destination::receive(&listener, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
-            let report = prove(arrived, &console)?;
+            let (verdict, report) = prove(arrived, &console)?;
             console.clear();
-            print(args, &report)
+            print(args, &report)?;
+            Ok(verdict.exit_code())
         }
         Err(error) => {
             console.clear();
@@ -77,7 +79,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// Lets the guest run on, looks again, and tells the source.
-fn prove(arrived: Arrived<ProcessShadow>, console: &Console) -> anyhow::Result<ReceiveReport> {
+fn prove(
+    arrived: Arrived<ProcessShadow>,
+    console: &Console,
+) -> anyhow::Result<(Verdict, ReceiveReport)> {
     let shadow = arrived.guest;
     let mut guest = shadow.guest.context("the guest does not run")?;
     let run_on = Duration::from_millis(shadow.description.run_on_ms);
@@ -95,12 +100,12 @@ fn prove(arrived: Arrived<ProcessShadow>, console: &Console) -> anyhow::Result<R
     if let Err(error) = arrived.control.send(&serde_json::to_vec(&testimony)?) {
         console.say(&format!("the source will not hear of the proof: {error}"));
     }
-    // What the source saw is its own affair; here the guest must be whole and go on writing.
+    // How far the writers came while they were moved is the source's to judge; here each must have
+    // written at all, be whole, and go on writing.
     let first = testimony.before_resume.watermarks.clone();
     let began = first.iter().map(|w| w.saturating_sub(1)).collect();
     let (verdict, proof) = judge(began, first.clone(), None, Some(testimony.clone()));
-    // A writer that had written nothing when it came is the source's finding, not ours.
-    Ok(ReceiveReport {
+    let report = ReceiveReport {
         schema: SCHEMA,
         migration: arrived.migration.to_string(),
         epoch: arrived.epoch,
@@ -108,10 +113,11 @@ fn prove(arrived: Arrived<ProcessShadow>, console: &Console) -> anyhow::Result<R
         verdict: verdict.to_string(),
         reasons: proof.reasons,
         testimony,
-    })
+    };
+    Ok((verdict, report))
 }
 
-fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<u8> {
+fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<()> {
     if args.json {
         print_json(report)?;
     } else {
@@ -128,9 +134,5 @@ fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<u8> {
         }
         writeln!(out, "verdict   {}", report.verdict)?;
     }
-    Ok(match report.verdict.as_str() {
-        "PROVEN" => exit::PROVEN,
-        "WRONG" => exit::WRONG,
-        _ => exit::INCONCLUSIVE,
-    })
+    Ok(())
 }
