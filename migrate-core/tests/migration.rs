@@ -19,20 +19,26 @@ use migrate_core::source;
 use migrate_core::source::handover::{Resolution, decide};
 use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
 use verifier::verdict::Verdict;
-use workload::spec::PatternKind;
-use workload::units::Bytes;
 
 #[test]
 fn every_policy_tracker_and_pattern_arrives_whole() {
-    for (policy, tracker, pattern, streams, record) in [
-        (PolicyKind::Vmotion, TrackerKind::Auto, PatternKind::Stream, 1, 16 << 10),
-        (PolicyKind::Precopy, TrackerKind::Mprotect, PatternKind::Uniform, 2, 4096),
-        (PolicyKind::Vmotion, TrackerKind::Mprotect, PatternKind::Uniform, 3, 64),
-        (PolicyKind::AutoConverge, TrackerKind::Auto, PatternKind::Stream, 1, 4096),
-        (PolicyKind::StopAndCopy, TrackerKind::Auto, PatternKind::Stream, 4, 2 << 20),
+    use PolicyKind::{AutoConverge, Precopy, StopAndCopy, Vmotion};
+    use TrackerKind::{Auto, Mprotect};
+    for (policy, tracker, workload, streams) in [
+        (Vmotion, Auto, "stream,record=16KiB", 1),
+        (Precopy, Mprotect, "uniform", 2),
+        (Vmotion, Mprotect, "uniform,record=64", 3),
+        (AutoConverge, Auto, "stream", 1),
+        (StopAndCopy, Auto, "stream,record=2MiB", 4),
+        (Precopy, Auto, "zipf,record=1KiB,content=zero-flip", 2),
+        (Vmotion, Auto, "hotset,content=delta:3", 1),
+        (Precopy, Auto, "iometer,content=text*1+sparse*1", 2),
+        (StopAndCopy, Auto, "touch,content=sparse", 1),
+        (Vmotion, Auto, "fileio,file=1MiB,run=64KiB", 1),
+        (Precopy, Auto, "phases,of=stream-index*500+iid*700,on=5ms,off=5ms", 1),
     ] {
         let mut spec = spec(37);
-        (spec.pattern, spec.record) = (pattern, Bytes(record));
+        spec.workload = workload.parse().unwrap();
         let mut guest = guest(&spec, 40_000_000);
         let (listener, address) = listener();
         let there = receiver(listener, ProcessFactory::default());
@@ -41,13 +47,13 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         let began = vec![0; 2];
         let mut tracker = tracker::open(tracker, guest.memory()).unwrap();
         let done = source::migrate(&mut guest, &mut *tracker, &settings, &mut Quiet::default())
-            .unwrap_or_else(|e| panic!("{policy:?}: {}", e.error));
+            .unwrap_or_else(|e| panic!("{policy:?}, {workload}: {}", e.error));
         let arrived = there.join().unwrap().unwrap();
         assert_eq!(arrived.epoch, 1);
         let testimony = testify(arrived.guest);
         let source_root = support::root(guest.region());
         let (verdict, proof) = judge(began, guest.watermarks(), Some(source_root), Some(testimony));
-        assert_eq!(verdict, Verdict::Proven, "{:?}", proof.reasons);
+        assert_eq!(verdict, Verdict::Proven, "{workload}: {:?}", proof.reasons);
         assert!(done.report.page_bytes >= spec.memory.0);
         assert!(done.report.downtime.total_ms > 0.0);
     }

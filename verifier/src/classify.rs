@@ -85,16 +85,31 @@ pub struct LineFault {
     pub first_byte: u32,
 }
 
-/// Judges one line at `address`, where `expected` of generation `generation` should stand.
-/// `None` if they agree. `lines` is the number of lines of the region.
+/// What must stand at an address.
+#[derive(Clone, Copy, Debug)]
+pub struct Expectation<'a> {
+    /// The line.
+    pub line: &'a Line,
+    /// The generation that its stamp is of, or that made it zero.
+    pub generation: Generation,
+    /// The line before that generation rewrote it; `None` for the fill.
+    pub before: Option<&'a Line>,
+}
+
+/// How far ahead of what is expected a stamp is believed. The two stamps of a text line invert to
+/// some address and generation whatever is in them; nonsense is not to be called the future.
+const AHEAD_MAX: u64 = 1 << 32;
+
+/// Judges one line at `address`; `None` if it is as expected. `lines` is the number of lines of
+/// the region.
 pub fn line(
     key: StampKey,
     lines: u64,
     address: LineAddress,
-    generation: Generation,
-    expected: &Line,
+    expected: Expectation<'_>,
     found: &Line,
 ) -> Option<LineFault> {
+    let Expectation { line: expected, generation, before } = expected;
     if expected == found {
         return None;
     }
@@ -103,17 +118,17 @@ pub fn line(
     if *found == ZERO_LINE {
         return fault(Class::Zeroed, None);
     }
-    if *expected == ZERO_LINE {
-        return fault(Class::Unzeroed, None);
-    }
     match key.identify(found) {
+        Some((at, g)) if at == address && g <= generation && *expected == ZERO_LINE => {
+            return fault(Class::Unzeroed, Some(g));
+        }
         Some((at, g)) if at == address && g < generation => {
             return fault(Class::Stale { behind: generation - g }, Some(g));
         }
-        Some((at, g)) if at == address => {
+        Some((at, g)) if at == address && g - generation <= AHEAD_MAX => {
             return fault(Class::Future { ahead: g - generation }, Some(g));
         }
-        Some((at, _)) if at < lines => {
+        Some((at, _)) if at < lines && at != address => {
             let offset_bytes = (at as i64 - address as i64) * workload::LINE_BYTES as i64;
             return fault(Class::Misplaced { offset_bytes }, None);
         }
@@ -124,14 +139,13 @@ pub fn line(
         return fault(Class::BitFlip { bits }, Some(generation));
     }
     // A line torn inside: each word is of this generation or of the one before.
-    if let Some(before) = generation.checked_sub(1) {
-        let older = key.line(address, before);
-        if found.iter().zip(expected.iter().zip(&older)).all(|(f, (e, o))| f == e || f == o) {
+    if let Some(before) = before {
+        if found.iter().zip(expected.iter().zip(before)).all(|(f, (e, o))| f == e || f == o) {
             return fault(Class::Torn, None);
         }
-        let bits = distance_bits(&older, found);
+        let bits = distance_bits(before, found);
         if bits <= FLIPPED_BITS_MAX {
-            return fault(Class::BitFlip { bits }, Some(before));
+            return fault(Class::BitFlip { bits }, None);
         }
     }
     fault(Class::Foreign, None)
@@ -166,9 +180,15 @@ mod tests {
 
     const LINES: u64 = 1 << 20;
 
-    fn judge(found: Line) -> Option<Class> {
+    fn judge_as(expected: &Line, found: Line) -> Option<Class> {
         let key = StampKey::from_seed(1);
-        line(key, LINES, 100, 5, &key.line(100, 5), &found).map(|f| f.class)
+        let before = key.line(100, 4);
+        let expectation = Expectation { line: expected, generation: 5, before: Some(&before) };
+        line(key, LINES, 100, expectation, &found).map(|f| f.class)
+    }
+
+    fn judge(found: Line) -> Option<Class> {
+        judge_as(&StampKey::from_seed(1).line(100, 5), found)
     }
 
     #[test]
@@ -189,8 +209,37 @@ mod tests {
         let mut half = key.line(100, 5);
         half[4..].copy_from_slice(&key.line(100, 4)[4..]);
         assert_eq!(judge(half), Some(Class::Torn));
-        let unzeroed = line(key, LINES, 100, 5, &ZERO_LINE, &key.line(100, 5));
-        assert_eq!(unzeroed.map(|f| f.class), Some(Class::Unzeroed));
+    }
+
+    #[test]
+    fn zero_has_its_own_faults() {
+        let key = StampKey::from_seed(1);
+        assert_eq!(judge_as(&ZERO_LINE, ZERO_LINE), None);
+        assert_eq!(judge_as(&ZERO_LINE, key.line(100, 4)), Some(Class::Unzeroed));
+        assert_eq!(judge_as(&ZERO_LINE, key.line(100, 7)), Some(Class::Future { ahead: 2 }));
+        let mut one = ZERO_LINE;
+        one[3] = 1;
+        assert_eq!(judge_as(&ZERO_LINE, one), Some(Class::BitFlip { bits: 1 }));
+        let mut half = key.line(100, 4);
+        half[..4].fill(0);
+        assert_eq!(judge_as(&ZERO_LINE, half), Some(Class::Torn));
+        assert_eq!(judge_as(&ZERO_LINE, [7; 8]), Some(Class::Foreign));
+    }
+
+    /// A flipped stamp of a text line is a stamp of another time; it must not be believed.
+    #[test]
+    fn flipped_bits_of_text_are_flipped_bits() {
+        let key = StampKey::from_seed(1);
+        let (good, before) = (key.text_line(100, 5), key.text_line(100, 4));
+        let expectation = Expectation { line: &good, generation: 5, before: Some(&before) };
+        for bit in 0..512 {
+            let mut found = good;
+            found[bit / 64] ^= 1 << (bit % 64);
+            let class = line(key, LINES, 100, expectation, &found).map(|f| f.class);
+            assert_eq!(class, Some(Class::BitFlip { bits: 1 }), "bit {bit}");
+        }
+        let class = line(key, LINES, 100, expectation, &before).map(|f| f.class);
+        assert_eq!(class, Some(Class::Stale { behind: 1 }));
     }
 
     #[test]

@@ -64,8 +64,34 @@ pub struct Evidence {
     /// Rules broken.
     pub breaches: Vec<Breach>,
     /// Longest time between two neighbouring beats of any one writer, in milliseconds of the
-    /// journal's clock: the outside witness of a stun.
+    /// journal's clock, with no beat lost between: the outside witness of a stun.
     pub longest_gap_ms: f64,
+    /// Windows in which beats were sent and did not arrive: nothing is known of them.
+    pub lost: Vec<Lost>,
+    /// How far the guest's clock fell behind the journal's at most, from one beat of an epoch to
+    /// the next, in milliseconds: it stood still while the guest did, so the guest felt no gap.
+    pub clock_stopped_ms: f64,
+}
+
+/// A window in which the link lost heartbeats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When it began, seconds after the journal's first beat.
+    pub start_s: f64,
+    /// How long it was, by the journal's clock.
+    pub length_ms: f64,
+    /// Beats lost, all writers together.
+    pub beats: u64,
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:>9.3} s  {} heartbeats lost in {:.1} ms: INCONCLUSIVE for that time",
+            self.start_s, self.beats, self.length_ms
+        )
+    }
 }
 
 /// Judges the beats of a journal.
@@ -73,6 +99,7 @@ pub fn judge(journal: &Journal) -> Evidence {
     struct State {
         epoch: u64,
         watermark: u64,
+        guest_ns: u64,
         journal_ns: u64,
     }
     let count = journal.spec.writers as usize;
@@ -80,7 +107,22 @@ pub fn judge(journal: &Journal) -> Evidence {
     let mut states: Vec<Option<State>> = (0..count).map(|_| None).collect();
     let mut breaches = Vec::new();
     let mut longest_gap_ns = 0;
+    let mut clock_stopped_ns = 0;
+    let begin_ns = journal.beats.first().map_or(0, |b| b.journal_ns);
+    let mut lost = Vec::new();
+    // By epoch: the number and time of the last beat.
+    let mut last_of_epoch = std::collections::HashMap::<u64, (u64, u64)>::new();
     for beat in &journal.beats {
+        let before = last_of_epoch.insert(beat.epoch, (beat.number, beat.journal_ns));
+        let (expected, since_ns) = before.map_or((0, beat.journal_ns), |(n, at)| (n + 1, at));
+        let complete = beat.number <= expected;
+        if !complete {
+            lost.push(Lost {
+                start_s: since_ns.saturating_sub(begin_ns) as f64 / 1e9,
+                length_ms: beat.journal_ns.saturating_sub(since_ns) as f64 / 1e6,
+                beats: beat.number - expected,
+            });
+        }
         let w = beat.writer as usize;
         let evidence = writers[w].get_or_insert(WriterEvidence {
             first: beat.watermark,
@@ -91,7 +133,14 @@ pub fn judge(journal: &Journal) -> Evidence {
         evidence.beats += 1;
         evidence.at_rest = beat.motion == Motion::AtRest;
         if let Some(state) = &states[w] {
-            longest_gap_ns = longest_gap_ns.max(beat.journal_ns.saturating_sub(state.journal_ns));
+            if complete {
+                let gap_ns = beat.journal_ns.saturating_sub(state.journal_ns);
+                longest_gap_ns = longest_gap_ns.max(gap_ns);
+                if beat.epoch == state.epoch {
+                    let guest_ns = beat.guest_ns.saturating_sub(state.guest_ns);
+                    clock_stopped_ns = clock_stopped_ns.max(gap_ns.saturating_sub(guest_ns));
+                }
+            }
             if beat.epoch < state.epoch && beat.watermark > state.watermark {
                 breaches.push(Breach::Fork {
                     writer: beat.writer,
@@ -110,10 +159,17 @@ pub fn judge(journal: &Journal) -> Evidence {
         states[w] = Some(State {
             epoch: beat.epoch,
             watermark: beat.watermark,
+            guest_ns: beat.guest_ns,
             journal_ns: beat.journal_ns,
         });
     }
-    Evidence { writers, breaches, longest_gap_ms: longest_gap_ns as f64 / 1e6 }
+    Evidence {
+        writers,
+        breaches,
+        longest_gap_ms: longest_gap_ns as f64 / 1e6,
+        lost,
+        clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
+    }
 }
 
 /// A time without a heartbeat of one writer.
@@ -186,7 +242,7 @@ pub fn rates(journal: &Journal, step: std::time::Duration) -> Vec<Step> {
         let before = watermarks[beat.writer as usize].replace(beat.watermark);
         let operations = beat.watermark.saturating_sub(before.unwrap_or(beat.watermark));
         let index = beat.journal_ns.saturating_sub(first.journal_ns) / step_ns;
-        *written.entry(index).or_default() += operations * journal.spec.record.0;
+        *written.entry(index).or_default() += operations * journal.spec.workload.record.0;
     }
     written
         .into_iter()
@@ -231,16 +287,17 @@ impl Evidence {
 mod tests {
     use super::*;
     use workload::journal::{Beat, RunId};
-    use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
+    use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
     fn journal(beats: &[(u64, u64)]) -> Journal {
         let beat = |(i, (epoch, watermark)): (usize, &(u64, u64))| Beat {
             motion: Motion::Running,
             epoch: *epoch,
+            number: beats[..i].iter().filter(|(before, _)| before == epoch).count() as u64,
             writer: 0,
             watermark: *watermark,
-            guest_ns: 0,
+            guest_ns: i as u64 * 10_000_000,
             journal_ns: i as u64 * 10_000_000,
         };
         Journal {
@@ -249,9 +306,7 @@ mod tests {
                 seed: 1,
                 memory: Bytes(1 << 20),
                 writers: 1,
-                record: Bytes(4096),
-                pattern: PatternKind::Stream,
-                content: ContentKind::Random,
+                workload: "stream".parse().unwrap(),
             },
             beats: beats.iter().enumerate().map(beat).collect(),
         }
@@ -277,6 +332,27 @@ mod tests {
         // Five records in the first 100 ms, four in the 20 ms that follow.
         let rates: Vec<_> = rates.iter().map(|s| s.bytes_per_s.round()).collect();
         assert_eq!(rates, [5.0 * 4096.0 / 0.1, 4.0 * 4096.0 / 0.02]);
+    }
+
+    /// A link that loses beats says nothing about the guest.
+    #[test]
+    fn lost_heartbeats_are_no_stun() {
+        let mut journal = journal(&[(0, 0), (0, 5), (0, 50), (0, 55)]);
+        journal.beats[2].number += 9;
+        journal.beats[3].number += 9;
+        journal.beats[2].journal_ns += 90_000_000;
+        journal.beats[3].journal_ns += 90_000_000;
+        let evidence = judge(&journal);
+        assert_eq!(evidence.lost, [Lost { start_s: 0.01, length_ms: 100.0, beats: 9 }]);
+        assert!((evidence.longest_gap_ms - 10.0).abs() < 1e-9);
+        assert_eq!(evidence.verdict(), Verdict::Proven);
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_is_noticed() {
+        let mut journal = journal(&[(0, 0), (0, 5), (0, 9)]);
+        journal.beats[2].journal_ns += 300_000_000;
+        assert!((judge(&journal).clock_stopped_ms - 300.0).abs() < 1e-9);
     }
 
     #[test]

@@ -117,13 +117,16 @@ impl Faults {
         if extents.len() > 2 && extents.windows(2).all(|pair| distance(pair) == step) {
             facts.push(format!("they repeat every {step} bytes"));
         }
-        let record = workload.spec().record.0;
         let slot = |e: &Extent| {
-            let share = &workload.shares()[e.writer as usize];
-            (e.writer, (e.address - share.first_page * PAGE_BYTES) / record)
+            let line = e.address / LINE_BYTES;
+            let mut segments = workload.segments(e.writer as usize, e.page);
+            (e.writer, segments.find(|s| s.lines.contains(&line)).and_then(|s| s.slot))
         };
-        if extents.iter().all(|e| slot(e) == slot(first)) {
-            facts.push(format!("all are in slot {} of writer {}", slot(first).1, first.writer));
+        let (_, first_slot) = slot(first);
+        if let Some(number) = first_slot
+            && extents.iter().all(|e| slot(e) == (first.writer, first_slot))
+        {
+            facts.push(format!("all are in slot {number} of writer {}", first.writer));
         } else if extents.iter().all(|e| e.writer == first.writer) && workload.shares().len() > 1 {
             facts.push(format!("all belong to writer {}", first.writer));
         }

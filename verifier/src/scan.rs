@@ -6,16 +6,19 @@
 //! go on while we look: a line may be newer than the watermark read before, never older, and what
 //! is newer must be accounted for by a watermark read afterwards).
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use workload::line::{Generation, StampKey};
+use workload::line::{Generation, Line, LineAddress};
+use workload::pattern::{Operation, Slot};
 use workload::region::Region;
 use workload::spec::Workload;
-use workload::{PAGE_LINES, line};
 
-use crate::classify::{self, LineFault, Moments};
+use crate::classify::Class;
+use crate::expected::{Expected, HISTORY_PAGES_MAX};
 use crate::extent::Faults;
+use crate::page::{Judge, Judged};
 
 /// Pages that one task checks.
 const CHUNK_PAGES: u64 = 512;
@@ -23,24 +26,37 @@ const CHUNK_PAGES: u64 = 512;
 const RUNNING_RETRIES: u32 = 50;
 /// Time between two such looks: a writer may be off the CPU in the middle of a line.
 const RUNNING_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// How far random patterns are replayed to account for what a running writer did meanwhile.
+const AHEAD_OPERATIONS_MAX: u64 = 1 << 28;
 
-/// When the memory is looked at: watermarks by writer, and what may be in flight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Stopped between operations, at exactly these watermarks.
-    Exact(Vec<u64>),
-    /// Stopped anywhere: operation `watermark` of each writer may be a prefix of its record.
-    Stopped(Vec<u64>),
-    /// Running: at least these watermarks.
-    Running(Vec<u64>),
+/// Memory that can be looked at line by line.
+pub trait Memory: Sync {
+    /// The line at an address.
+    fn load(&self, address: LineAddress) -> Line;
+
+    /// Whether the page is there at all; what is not there is left out.
+    fn has(&self, page: u64) -> bool {
+        let _ = page;
+        true
+    }
 }
 
-impl Moment {
-    fn watermarks(&self) -> &[u64] {
-        match self {
-            Self::Exact(w) | Self::Stopped(w) | Self::Running(w) => w,
-        }
+impl Memory for Region {
+    #[inline(always)]
+    fn load(&self, address: LineAddress) -> Line {
+        Region::load(self, address)
     }
+}
+
+/// How the writers stood when memory was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Stopped between operations, at exactly the given watermarks.
+    Exact,
+    /// Stopped anywhere: operation `watermark` of each writer may be a prefix of its record.
+    Stopped,
+    /// Running: at least the given watermarks.
+    Running,
 }
 
 /// What a scan saw.
@@ -52,245 +68,165 @@ pub struct Scan {
     pub faults: Faults,
     /// Lines that changed under our eyes and were looked at again (running writers only).
     pub unstable_lines: u64,
-    /// By writer: one more than the newest operation seen in memory beyond the watermark.
+    /// By writer: one more than the newest operation seen in memory beyond the watermark;
+    /// `u64::MAX` where no operation that could have been done explains it.
     pub newest: Vec<u64>,
-    /// How long it took.
+    /// How long it took, replay included.
     pub elapsed: Duration,
-}
-
-/// What a line's address implies.
-struct Place {
-    /// `None` in the part of a share that holds no whole record.
-    slot: Option<u64>,
-    generation: Generation,
-}
-
-struct Scanner<'a> {
-    region: &'a Region,
-    workload: &'a Workload,
-    moment: &'a Moment,
-    key: StampKey,
-    lines: u64,
+    /// What memory was held against.
+    pub expected: Expected,
 }
 
 /// What one task saw.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Part {
     faults: Faults,
     unstable_lines: u64,
-    newest: Vec<u64>,
+    lines: u64,
+    ahead: HashMap<(usize, Slot), Generation>,
+    /// Pages with lines of another generation: whether they are torn depends on their history.
+    aged_pages: Vec<u64>,
 }
 
-/// Compares all of `region`; `progress` hears of pages done.
+/// Compares all of `memory` with what `workload` has written at `watermarks`; `progress` hears of
+/// pages done.
 ///
 /// # Panics
-/// The region is not of the workload's size, or there is not one watermark per writer.
-pub fn scan(
-    region: &Region,
+/// There is not one watermark per writer.
+pub fn scan<M: Memory>(
+    memory: &M,
     workload: &Workload,
-    moment: &Moment,
+    moment: Moment,
+    watermarks: &[Operation],
     progress: impl Fn(u64) + Sync,
 ) -> Scan {
-    assert_eq!(region.bytes(), workload.spec().memory.0, "the region fits its workload");
-    assert_eq!(moment.watermarks().len(), workload.shares().len(), "one watermark per writer");
     let start = Instant::now();
-    let pages = region.pages();
-    let scanner =
-        Scanner { region, workload, moment, key: workload.key(), lines: pages * PAGE_LINES };
+    let mut expected = Expected::at(workload, watermarks);
+    let mut whole = look(memory, workload, moment, &expected, &progress);
+    if !whole.aged_pages.is_empty() && !expected.knows_history(workload) {
+        whole.aged_pages.truncate(HISTORY_PAGES_MAX);
+        expected.learn_history(workload, &whole.aged_pages);
+        whole = look(memory, workload, moment, &expected, &|_| {});
+    }
+    Scan {
+        lines: whole.lines,
+        faults: whole.faults,
+        unstable_lines: whole.unstable_lines,
+        newest: newest(workload, &expected, &whole.ahead),
+        elapsed: start.elapsed(),
+        expected,
+    }
+}
+
+fn look<M: Memory>(
+    memory: &M,
+    workload: &Workload,
+    moment: Moment,
+    expected: &Expected,
+    progress: &(impl Fn(u64) + Sync),
+) -> Part {
+    let pages = workload.spec().memory.0 / workload::PAGE_BYTES;
+    let judge = Judge { memory, workload, expected, moment };
     let parts: Vec<Part> = (0..pages.div_ceil(CHUNK_PAGES))
         .into_par_iter()
         .map(|chunk| {
             let first = chunk * CHUNK_PAGES;
             let end = (first + CHUNK_PAGES).min(pages);
-            let mut part = Part { newest: moment.watermarks().to_vec(), ..Part::default() };
-            for page in first..end {
-                scanner.page(page, &mut part);
+            let mut part = Part::default();
+            for page in (first..end).filter(|page| memory.has(*page)) {
+                part.lines += workload::PAGE_LINES;
+                let writer = workload.owner(page);
+                if !judge.is_right(page, writer) {
+                    let judged = settle(&judge, page, writer, &mut part.unstable_lines);
+                    part.add(page, writer, judged);
+                }
             }
             progress(end - first);
             part
         })
         .collect();
-    let mut whole = Part { newest: moment.watermarks().to_vec(), ..Part::default() };
+    let mut whole = Part::default();
     for part in parts {
         whole.faults.append(part.faults);
+        whole.lines += part.lines;
         whole.unstable_lines += part.unstable_lines;
-        for (newest, seen) in whole.newest.iter_mut().zip(part.newest) {
-            *newest = seen.max(*newest);
+        whole.aged_pages.extend(part.aged_pages);
+        for (slot, generation) in part.ahead {
+            let newest = whole.ahead.entry(slot).or_default();
+            *newest = generation.max(*newest);
         }
     }
-    Scan {
-        lines: scanner.lines,
-        faults: whole.faults,
-        unstable_lines: whole.unstable_lines,
-        newest: whole.newest,
-        elapsed: start.elapsed(),
+    whole
+}
+
+/// Judges a page; one of a running writer is looked at again, because a line may be caught half
+/// written and must become right while its writer goes on.
+fn settle<M: Memory>(
+    judge: &Judge<'_, M>,
+    page: u64,
+    writer: usize,
+    unstable_lines: &mut u64,
+) -> Judged {
+    let mut judged = judge.judge(page, writer);
+    if judge.moment == Moment::Running {
+        for _ in 0..RUNNING_RETRIES {
+            if judged.faults.is_empty() {
+                break;
+            }
+            *unstable_lines += judged.faults.len() as u64;
+            std::thread::sleep(RUNNING_RETRY_INTERVAL);
+            judged = judge.judge(page, writer);
+        }
+    }
+    judged
+}
+
+impl Part {
+    fn add(&mut self, page: u64, writer: usize, judged: Judged) {
+        let aged = |class| matches!(class, Class::Stale { .. } | Class::Future { .. });
+        if judged.faults.iter().any(|f| aged(f.fault.class)) {
+            self.aged_pages.push(page);
+        }
+        for ahead in judged.ahead {
+            let newest = self.ahead.entry((writer, ahead.slot)).or_default();
+            *newest = ahead.generation.max(*newest);
+        }
+        for found in judged.faults {
+            self.faults.push(found.address, writer, found.expected, found.fault);
+        }
     }
 }
 
-impl Scanner<'_> {
-    fn page(&self, page: u64, part: &mut Part) {
-        let writer = self.workload.owner(page);
-        if !self.page_is_right(page, writer) {
-            self.judge_page(page, writer, part);
-        }
-    }
-
-    /// The fast path: recompute and compare, one generation per slot and not per line.
-    fn page_is_right(&self, page: u64, writer: usize) -> bool {
-        let first = page * PAGE_LINES;
-        let step = self.workload.record_lines().min(PAGE_LINES);
-        let mut address = first;
-        while address < first + PAGE_LINES {
-            let generation = self.place(writer, address).generation;
-            let mut different = 0;
-            for address in address..address + step {
-                let found = self.region.load(address);
-                let expected = self.key.line(address, generation);
-                for (f, e) in found.iter().zip(expected) {
-                    different |= f ^ e;
-                }
-            }
-            if different != 0 {
-                return false;
-            }
-            address += step;
-        }
-        true
-    }
-
-    fn place(&self, writer: usize, address: u64) -> Place {
-        let share = &self.workload.shares()[writer];
-        let slot = (address - share.first_page * PAGE_LINES) / self.workload.record_lines();
-        if slot >= share.slots {
-            return Place { slot: None, generation: 0 };
-        }
-        let watermark = self.moment.watermarks()[writer];
-        Place { slot: Some(slot), generation: share.pattern.generation(slot, watermark) }
-    }
-
-    /// The slow path: which lines are wrong, and how.
-    fn judge_page(&self, page: u64, writer: usize, part: &mut Part) {
-        let mut faults = self.page_faults(page, writer, part);
-        if matches!(self.moment, Moment::Running(_)) {
-            // A line may be caught half written: it must become right while its writer goes on.
-            for _ in 0..RUNNING_RETRIES {
-                if faults
-                    .iter()
-                    .all(|(_, _, fault)| matches!(fault.class, classify::Class::Stale { .. }))
-                {
-                    break;
-                }
-                part.unstable_lines += faults.len() as u64;
-                std::thread::sleep(RUNNING_RETRY_INTERVAL);
-                faults = self.page_faults(page, writer, part);
-            }
-        }
-        for (address, expected, fault) in faults {
-            part.faults.push(address, writer, expected, fault);
-        }
-    }
-
-    fn page_faults(
-        &self,
-        page: u64,
-        writer: usize,
-        part: &mut Part,
-    ) -> Vec<(u64, Generation, LineFault)> {
-        let mut faults = Vec::new();
-        let mut moments = Vec::new();
-        let first = page * PAGE_LINES;
-        for address in first..first + PAGE_LINES {
-            let place = self.place(writer, address);
-            let expected = self.key.line(address, place.generation);
-            let found = self.region.load(address);
-            let fault =
-                classify::line(self.key, self.lines, address, place.generation, &expected, &found);
-            let generation = match &fault {
-                None => Some(place.generation),
-                Some(fault) => fault.found,
-            };
-            if let (Some(slot), Some(generation)) = (place.slot, generation) {
-                moments.push(self.moments(writer, slot, generation));
-            }
-            let Some(fault) = fault else { continue };
-            if !self.allowed(writer, address, &place, &fault, part) {
-                faults.push((address, place.generation, fault));
-            }
-        }
-        let aged = |f: &LineFault| {
-            matches!(f.class, classify::Class::Stale { .. } | classify::Class::Future { .. })
-        };
-        // Neighbours that no single watermark explains were copied at two different times.
-        if faults.iter().any(|(_, _, f)| aged(f)) && classify::torn(moments.into_iter()) {
-            for (_, _, fault) in faults.iter_mut().filter(|(_, _, f)| aged(f)) {
-                fault.class = classify::Class::Torn;
-            }
-        }
-        faults
-    }
-
-    /// The watermarks at which `slot` stands at `generation`.
-    fn moments(&self, writer: usize, slot: u64, generation: Generation) -> Moments {
-        let pattern = &self.workload.shares()[writer].pattern;
-        Moments {
-            since: pattern.written_by(slot, generation).map_or(0, |k| k + 1),
-            until: pattern.written_by(slot, generation + 1).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// Whether the moment of looking excuses a line that differs.
-    fn allowed(
-        &self,
-        writer: usize,
-        address: u64,
-        place: &Place,
-        fault: &LineFault,
-        part: &mut Part,
-    ) -> bool {
-        let (classify::Class::Future { .. }, Some(slot), Some(found)) =
-            (fault.class, place.slot, fault.found)
-        else {
-            return false;
-        };
-        let pattern = &self.workload.shares()[writer].pattern;
-        let Some(operation) = pattern.written_by(slot, found) else { return false };
-        match self.moment {
-            Moment::Exact(_) => false,
-            Moment::Stopped(watermarks) => {
-                operation == watermarks[writer] && self.in_prefix(writer, slot, address, found)
-            }
-            Moment::Running(_) => {
-                part.newest[writer] = part.newest[writer].max(operation + 1);
-                true
-            }
-        }
-    }
-
-    /// Lines ascend inside an operation: all before a new one must be new as well.
-    fn in_prefix(&self, writer: usize, slot: u64, address: u64, found: Generation) -> bool {
-        let first = self.workload.slot_line(writer, slot);
-        (first..address).all(|a| self.region.load(a) == self.key.line(a, found))
-    }
-}
-
-/// How far memory itself says each writer came, from the watermarks last journalled on: the first
-/// operation whose record does not stand complete. Used when a generator was killed and nobody
-/// wrote its last watermark down.
-pub fn infer_watermarks(region: &Region, workload: &Workload, journalled: &[u64]) -> Vec<u64> {
-    let key = workload.key();
-    let complete = |writer: usize, k: u64| {
+/// By writer, one more than the newest operation that memory shows.
+fn newest(
+    workload: &Workload,
+    expected: &Expected,
+    ahead: &HashMap<(usize, Slot), Generation>,
+) -> Vec<u64> {
+    let of_writer = |writer: usize| {
         let pattern = &workload.shares()[writer].pattern;
-        let slot = pattern.slot(k);
-        let wanted = pattern.generation(slot, k) + 1;
-        let first = workload.slot_line(writer, slot);
-        let last = first + workload.record_lines() - 1;
-        [first, last].into_iter().all(|address| {
-            let line: line::Line = region.load(address);
-            matches!(key.identify(&line), Some((at, g)) if at == address && g >= wanted)
-        })
+        let mut ahead: HashMap<Slot, Generation> = ahead
+            .iter()
+            .filter(|((owner, _), _)| *owner == writer)
+            .map(|((_, slot), generation)| (*slot, *generation))
+            .collect();
+        let mut generations = expected.of_writer(writer).clone();
+        if pattern.is_closed_form() {
+            let operations = ahead.iter().filter_map(|(s, g)| pattern.written_by(*s, *g));
+            return operations.map(|k| k + 1).max().unwrap_or(generations.watermark());
+        }
+        let limit = generations.watermark() + AHEAD_OPERATIONS_MAX;
+        while !ahead.is_empty() {
+            if generations.watermark() == limit {
+                return u64::MAX;
+            }
+            if let (workload::pattern::Access::Write(slot), before) = generations.step()
+                && ahead.get(&slot).is_some_and(|generation| before + 1 >= *generation)
+            {
+                ahead.remove(&slot);
+            }
+        }
+        generations.watermark()
     };
-    let from = |(writer, start): (usize, &u64)| {
-        (*start..).find(|k| !complete(writer, *k)).unwrap_or(*start)
-    };
-    journalled.iter().enumerate().map(from).collect()
+    (0..workload.shares().len()).map(of_writer).collect()
 }

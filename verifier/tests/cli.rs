@@ -11,7 +11,7 @@ use std::time::Duration;
 use workload::heartbeat::beat;
 use workload::journal::{JournalWriter, Motion, RunId};
 use workload::region::Region;
-use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
+use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 
@@ -36,9 +36,7 @@ fn files() -> Files {
         seed: 5,
         memory: Bytes(1 << 20),
         writers: 2,
-        record: Bytes(4096),
-        pattern: PatternKind::Stream,
-        content: ContentKind::Random,
+        workload: "stream".parse().unwrap(),
     };
     let workload = Arc::new(spec.resolve().unwrap());
     let memory = Arc::new(Region::create(&region, spec.memory).unwrap());

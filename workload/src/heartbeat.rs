@@ -12,7 +12,7 @@ use crate::clock::monotonic_ns;
 use crate::journal::{Beat, JournalError, JournalWriter, Motion};
 use crate::writer::Watermarks;
 
-/// Time between two beats.
+/// Time between two beats where nothing else is asked for.
 pub const BEAT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A thread that beats until it is stopped.
@@ -24,11 +24,24 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// Starts beating into `journal`.
+    /// Starts beating into `journal` every [`BEAT_INTERVAL`].
     ///
     /// # Errors
     /// No thread could be had.
     pub fn start(
+        watermarks: Watermarks,
+        epoch: u64,
+        journal: JournalWriter,
+    ) -> std::io::Result<Self> {
+        Self::start_every(BEAT_INTERVAL, watermarks, epoch, journal)
+    }
+
+    /// Starts beating into `journal` at an interval of choice.
+    ///
+    /// # Errors
+    /// No thread could be had.
+    pub fn start_every(
+        interval: Duration,
         watermarks: Watermarks,
         epoch: u64,
         mut journal: JournalWriter,
@@ -41,7 +54,7 @@ impl Heart {
                 if !pausing.load(Ordering::Acquire) {
                     beat(&watermarks, epoch, Motion::Running, &mut journal)?;
                 }
-                std::thread::sleep(BEAT_INTERVAL);
+                std::thread::sleep(interval);
             }
             Ok(journal)
         })?;
@@ -83,6 +96,7 @@ pub fn beat(
         journal.beat(&Beat {
             motion,
             epoch,
+            number: 0,
             writer: writer as u32,
             watermark,
             guest_ns,

@@ -1,22 +1,26 @@
 //! The journal: heartbeats on another machine than the one being moved, one line of text each.
 //!
 //! ```text
-//! S <run> <workload spec as JSON> <sum>                                    start of a run
-//! B <run> <epoch> <writer> <watermark> <guest ns> <journal ns> <sum>       a heartbeat
-//! E <run> <epoch> <writer> <watermark> <guest ns> <journal ns> <sum>       at rest: exactly this
+//! S <run> <workload spec as JSON> <sum>                                             start of a run
+//! B <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       a heartbeat
+//! E <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       at rest here
 //! ```
 //!
 //! `run` and `sum` are 16 hexadecimal digits; `sum` is XXH3-64 of the line before its last space.
-//! Lines stand alone, so several hosts may append to one file. This module owns the format; what
-//! the beats prove is the verifier's business.
+//! `number` counts the beats sent in an epoch, so that a beat lost on the way is not mistaken for
+//! a guest that stood still. Lines stand alone, so several hosts may append to one file. This
+//! module owns the format; how lines travel is [`outlet`](crate::outlet)'s subject, and what the
+//! beats prove the verifier's.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::realtime_ns;
+use crate::outlet::{Outlet, OutletAddress};
 use crate::spec::WorkloadSpec;
 
 /// Longest line a reader accepts.
@@ -55,6 +59,8 @@ pub struct Beat {
     pub motion: Motion,
     /// How many hosts the guest has been moved across.
     pub epoch: u64,
+    /// How many beats were sent in this epoch before this one, all writers together.
+    pub number: u64,
     /// Which writer.
     pub writer: u32,
     /// Operations completed.
@@ -68,6 +74,16 @@ pub struct Beat {
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
+    /// The link could not be used.
+    #[error("cannot {doing} {outlet}: {source}")]
+    Outlet {
+        /// The link.
+        outlet: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file could not be read or written.
     #[error("cannot {doing} journal {}: {source}", path.display())]
     Io {
@@ -116,29 +132,44 @@ pub enum JournalError {
     },
 }
 
-/// Appends a run's beats to a file or a pipe; each line is one write.
+/// A run's beats on their way into a journal.
 #[derive(Debug)]
 pub struct JournalWriter {
-    path: PathBuf,
-    file: File,
+    outlet: Outlet,
     run: RunId,
+    /// The start line, and when it was sent last; `None` on a host that goes on with a journal.
+    start: Option<(String, Instant)>,
+    sent: u64,
 }
 
+/// Over a link that may lose it, the start line is sent this often.
+const START_INTERVAL: Duration = Duration::from_secs(1);
+
 impl JournalWriter {
-    /// Starts the journal of a new run: whatever the file held is gone.
+    /// Starts the journal of a new run: whatever a file held is gone.
+    ///
+    /// # Errors
+    /// The journal cannot be reached or written.
+    pub fn start(
+        address: &OutletAddress,
+        run: RunId,
+        spec: &WorkloadSpec,
+    ) -> Result<Self, JournalError> {
+        let json =
+            serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
+        let line = sealed(&format!("S {run} {json}"));
+        let mut outlet = Outlet::open(address)?;
+        outlet.truncate()?;
+        outlet.send(&line)?;
+        Ok(Self { outlet, run, start: Some((line, Instant::now())), sent: 0 })
+    }
+
+    /// Starts the journal of a new run in a file or a pipe.
     ///
     /// # Errors
     /// The file cannot be made or written.
     pub fn create(path: &Path, run: RunId, spec: &WorkloadSpec) -> Result<Self, JournalError> {
-        let mut journal = Self::append(path, run)?;
-        // Not for pipes. Appending all along, because other hosts may append to the same file.
-        if journal.file.metadata().is_ok_and(|m| m.is_file()) {
-            journal.file.set_len(0).map_err(io_error(path, "truncate"))?;
-        }
-        let json =
-            serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
-        journal.line(&format!("S {run} {json}"))?;
-        Ok(journal)
+        Self::start(&OutletAddress::File(path.to_owned()), run, spec)
     }
 
     /// Goes on with a journal that another host started.
@@ -146,28 +177,108 @@ impl JournalWriter {
     /// # Errors
     /// The file cannot be opened.
     pub fn append(path: &Path, run: RunId) -> Result<Self, JournalError> {
-        let file =
-            File::options().append(true).create(true).open(path).map_err(io_error(path, "open"))?;
-        Ok(Self { path: path.to_owned(), file, run })
+        let outlet = Outlet::open(&OutletAddress::File(path.to_owned()))?;
+        Ok(Self { outlet, run, start: None, sent: 0 })
     }
 
-    /// Adds one beat, stamped with this machine's clock.
+    /// Adds one beat, numbered, and stamped with this machine's clock.
     ///
     /// # Errors
-    /// The line could not be written whole.
+    /// The line could not be written whole, where that can be told.
     pub fn beat(&mut self, beat: &Beat) -> Result<(), JournalError> {
-        let tag = match beat.motion {
-            Motion::Running => 'B',
-            Motion::AtRest => 'E',
-        };
-        let Beat { epoch, writer, watermark, guest_ns, .. } = beat;
-        let now = realtime_ns();
-        self.line(&format!("{tag} {} {epoch} {writer} {watermark} {guest_ns} {now}", self.run))
+        if self.outlet.may_lose()
+            && let Some((line, sent)) = &mut self.start
+            && sent.elapsed() >= START_INTERVAL
+        {
+            self.outlet.send(line)?;
+            *sent = Instant::now();
+        }
+        let beat = Beat { number: self.sent, journal_ns: realtime_ns(), ..*beat };
+        self.sent += 1;
+        self.outlet.send(&sealed(&text(self.run, &beat)))
     }
 
-    fn line(&mut self, text: &str) -> Result<(), JournalError> {
-        let line = format!("{text} {:016x}\n", xxh3_64(text.as_bytes()));
-        self.file.write_all(line.as_bytes()).map_err(io_error(&self.path, "write"))
+    /// Beats that the link is known not to have taken.
+    pub fn refused(&self) -> u64 {
+        self.outlet.refused()
+    }
+}
+
+/// A beat as a line, without its checksum.
+fn text(run: RunId, beat: &Beat) -> String {
+    let tag = match beat.motion {
+        Motion::Running => 'B',
+        Motion::AtRest => 'E',
+    };
+    let Beat { epoch, number, writer, watermark, guest_ns, journal_ns, .. } = beat;
+    format!("{tag} {run} {epoch} {number} {writer} {watermark} {guest_ns} {journal_ns}")
+}
+
+fn sealed(text: &str) -> String {
+    format!("{text} {:016x}\n", xxh3_64(text.as_bytes()))
+}
+
+/// Receives lines from a link and writes the journal of the run they belong to, stamped with this
+/// machine's clock.
+#[derive(Debug)]
+pub struct Collector {
+    file: Outlet,
+    run: Option<RunId>,
+    /// Beats written.
+    pub beats: u64,
+    /// Lines dropped: garbled, of another run, or before the run's description.
+    pub dropped: u64,
+}
+
+/// What became of a collected line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collected {
+    /// A run's description, seen for the first time.
+    Start(RunId),
+    /// A beat, now in the journal.
+    Beat(Beat),
+    /// Nothing that belongs into the journal.
+    Dropped,
+}
+
+impl Collector {
+    /// Collects into `journal`; whatever it held is gone.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn create(journal: &Path) -> Result<Self, JournalError> {
+        let mut file = Outlet::open(&OutletAddress::File(journal.to_owned()))?;
+        file.truncate()?;
+        Ok(Self { file, run: None, beats: 0, dropped: 0 })
+    }
+
+    /// Takes a line as it came, without its end.
+    ///
+    /// # Errors
+    /// The journal could not be written.
+    pub fn line(&mut self, line: &str) -> Result<Collected, JournalError> {
+        // A console's carriage return is not part of the line.
+        let parsed = parse_line(line.trim_end_matches('\r'));
+        match (parsed, self.run) {
+            (Ok((run, Content::Start(spec))), None) => {
+                let json = serde_json::to_string(&*spec)
+                    .unwrap_or_else(|_| unreachable!("a spec is plain data"));
+                self.run = Some(run);
+                self.file.send(&sealed(&format!("S {run} {json}")))?;
+                Ok(Collected::Start(run))
+            }
+            (Ok((run, Content::Start(_))), Some(known)) if run == known => Ok(Collected::Dropped),
+            (Ok((run, Content::Beat(beat))), Some(known)) if run == known => {
+                let beat = Beat { journal_ns: realtime_ns(), ..beat };
+                self.file.send(&sealed(&text(run, &beat)))?;
+                self.beats += 1;
+                Ok(Collected::Beat(beat))
+            }
+            _ => {
+                self.dropped += 1;
+                Ok(Collected::Dropped)
+            }
+        }
     }
 }
 
@@ -213,21 +324,14 @@ impl Journal {
                     _ => JournalError::Cut { path: path.to_owned(), line: number },
                 });
             };
-            let (text, sum) = text.rsplit_once(' ').ok_or_else(|| edited("has no fields"))?;
-            if u64::from_str_radix(sum, 16) != Ok(xxh3_64(text.as_bytes())) {
-                return Err(edited("does not match its checksum"));
-            }
-            let (tag, rest) = text.split_once(' ').ok_or_else(|| edited("has no fields"))?;
-            let (run, rest) = rest.split_once(' ').ok_or_else(|| edited("has no run id"))?;
-            let run =
-                u64::from_str_radix(run, 16).map(RunId).map_err(|_| edited("has no run id"))?;
-            match (&mut journal, tag) {
-                (None, "S") => {
-                    let spec = serde_json::from_str(rest)
-                        .map_err(|_| edited("describes a workload of another version"))?;
-                    journal = Some(Self { run, spec, beats: Vec::new() });
+            let (run, content) = parse_line(text).map_err(edited)?;
+            match (&mut journal, content) {
+                (None, Content::Start(spec)) => {
+                    journal = Some(Self { run, spec: *spec, beats: Vec::new() });
                 }
-                (None, _) => return Err(JournalError::NoStart { path: path.to_owned() }),
+                (None, Content::Beat(_)) => {
+                    return Err(JournalError::NoStart { path: path.to_owned() });
+                }
                 (Some(journal), _) if journal.run != run => {
                     return Err(JournalError::OtherRun {
                         path: path.to_owned(),
@@ -236,18 +340,41 @@ impl Journal {
                         expected: journal.run,
                     });
                 }
-                (Some(journal), "B" | "E") => {
-                    let beat = parse_beat(tag, rest).ok_or_else(|| edited("has bad numbers"))?;
+                (Some(_), Content::Start(_)) => return Err(edited("describes the run again")),
+                (Some(journal), Content::Beat(beat)) => {
                     if beat.writer >= journal.spec.writers {
                         return Err(edited("names a writer that the run does not have"));
                     }
                     journal.beats.push(beat);
                 }
-                (Some(_), _) => return Err(edited("is of an unknown kind")),
             }
         }
         journal.ok_or_else(|| JournalError::NoStart { path: path.to_owned() })
     }
+}
+
+/// What a line says.
+enum Content {
+    Start(Box<WorkloadSpec>),
+    Beat(Beat),
+}
+
+fn parse_line(text: &str) -> Result<(RunId, Content), &'static str> {
+    let (text, sum) = text.rsplit_once(' ').ok_or("has no fields")?;
+    if u64::from_str_radix(sum, 16) != Ok(xxh3_64(text.as_bytes())) {
+        return Err("does not match its checksum");
+    }
+    let (tag, rest) = text.split_once(' ').ok_or("has no fields")?;
+    let (run, rest) = rest.split_once(' ').ok_or("has no run id")?;
+    let run = u64::from_str_radix(run, 16).map(RunId).map_err(|_| "has no run id")?;
+    let content = match tag {
+        "S" => Content::Start(
+            serde_json::from_str(rest).map_err(|_| "describes a workload of another version")?,
+        ),
+        "B" | "E" => Content::Beat(parse_beat(tag, rest).ok_or("has bad numbers")?),
+        _ => return Err("is of an unknown kind"),
+    };
+    Ok((run, content))
 }
 
 fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
@@ -256,6 +383,7 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
     let beat = Beat {
         motion: if tag == "E" { Motion::AtRest } else { Motion::Running },
         epoch: next()?,
+        number: next()?,
         writer: u32::try_from(next()?).ok()?,
         watermark: next()?,
         guest_ns: next()?,
@@ -267,7 +395,6 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ContentKind, PatternKind};
     use crate::units::Bytes;
 
     fn written() -> (tempfile::TempDir, PathBuf) {
@@ -277,15 +404,14 @@ mod tests {
             seed: 7,
             memory: Bytes(1 << 20),
             writers: 2,
-            record: Bytes(4096),
-            pattern: PatternKind::Stream,
-            content: ContentKind::Random,
+            workload: "stream".parse().unwrap(),
         };
         let mut journal = JournalWriter::create(&path, RunId(1), &spec).unwrap();
         for watermark in 0..3 {
             let beat = Beat {
                 motion: Motion::Running,
                 epoch: 0,
+                number: 0,
                 writer: 1,
                 watermark,
                 guest_ns: 5,
@@ -303,6 +429,27 @@ mod tests {
         assert_eq!(journal.run, RunId(1));
         assert_eq!(journal.beats.iter().map(|b| b.watermark).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(journal.beats.iter().all(|b| b.writer == 1 && b.journal_ns > 0));
+        assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_collector_keeps_what_belongs_to_the_run() {
+        let (dir, path) = written();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        let collected = dir.path().join("collected");
+        let mut collector = Collector::create(&collected).unwrap();
+        assert_eq!(collector.line(lines[1]).unwrap(), Collected::Dropped, "before the start");
+        assert_eq!(collector.line(lines[0]).unwrap(), Collected::Start(RunId(1)));
+        assert_eq!(collector.line(lines[0]).unwrap(), Collected::Dropped, "again");
+        assert!(matches!(collector.line(lines[1]).unwrap(), Collected::Beat(_)));
+        for garbled in ["", "[    0.1] kernel", &lines[2][1..], &lines[2].replace(" 1 ", " 2 ")] {
+            assert_eq!(collector.line(garbled).unwrap(), Collected::Dropped, "{garbled}");
+        }
+        assert!(matches!(collector.line(&format!("{}\r", lines[3])).unwrap(), Collected::Beat(_)));
+        assert_eq!((collector.beats, collector.dropped), (2, 5));
+        let journal = Journal::read(&collected).unwrap();
+        assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 2]);
     }
 
     #[test]
@@ -314,7 +461,9 @@ mod tests {
             Journal::read(&path).unwrap_err().to_string()
         };
         assert!(read_as(&whole[..whole.len() - 5]).contains("line 4 is cut"));
-        assert!(read_as(&whole.replace(" 1 2 5 ", " 1 9 5 ")).contains("line 4 does not match"));
+        assert!(
+            read_as(&whole.replace(" 2 1 2 5 ", " 2 1 9 5 ")).contains("line 4 does not match")
+        );
         assert!(read_as("").contains("does not start"));
         assert!(read_as(&whole[whole.find("\nB").unwrap() + 1..]).contains("does not start"));
         assert!(read_as("hello\n").contains("has no fields"));

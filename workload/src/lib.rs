@@ -1,26 +1,36 @@
 //! Guest-side load generator: what is written, where, and how fast.
 //!
 //! Everything here serves one idea: **the whole content of memory is a pure function of
-//! (seed, workload, one counter per writer)**. A [`spec::WorkloadSpec`] says what is written, a
-//! [`pattern::Pattern`] says where operation *k* goes, [`mod@line`] says which 64 bytes stand at an
-//! address at a generation, and a [`writer::Writer`] puts them there on an open-loop schedule.
-//! The counters leave the guest as heartbeats into a [`journal`].
+//! (seed, workload, one counter per writer)**. A [`profile::Profile`] is what people call a workload
+//! and a [`spec::WorkloadSpec`] says what a run writes; a [`pattern::Pattern`] says where operation
+//! *k* goes, [`generations`] how often a slot was written, [`content`] and [`mod@line`] which 64
+//! bytes stand at an address at a generation; a [`writer::Writer`] puts them there on an open-loop
+//! [`schedule`]. The counters leave the guest as heartbeats into a [`journal`].
 //!
 //! What memory *should* hold at given counters is the `verifier` crate's subject; how a guest is
 //! moved while it writes is `migrate-core`'s.
 
 pub mod clock;
+pub mod content;
+pub mod dirty;
 pub mod exit;
+pub mod generations;
 pub mod heartbeat;
+pub mod hiccup;
 pub mod interrupt;
 pub mod journal;
 pub mod line;
 pub mod machine;
+pub mod outlet;
 pub mod pattern;
+pub mod profile;
+pub mod rate;
 pub mod region;
 pub mod schedule;
 pub mod spec;
 pub mod stats;
+pub mod trace;
+pub mod unique;
 pub mod units;
 pub mod writer;
 

@@ -8,7 +8,7 @@
 //! The exact arithmetic is written down in `docs/page-format.md`. Which lines a generation
 //! rewrites is the spec's business, not this module's.
 
-use crate::LINE_WORDS;
+use crate::{LINE_WORDS, PAGE_LINES};
 
 /// The eight words of a line.
 pub type Line = [u64; LINE_WORDS];
@@ -37,6 +37,28 @@ const BODY: [u64; 6] = [
     0x510E_527F_ADE6_82D1,
     0x9B05_688C_2B3E_6C1F,
 ];
+
+/// Bodies of text lines: 48 bytes of ASCII each, as little-endian words.
+const SENTENCES: [[u64; 6]; 8] = [
+    words(b"order 7731 accepted, two items leave the store; "),
+    words(b"sensor north reports 21.4 degrees, all is quiet "),
+    words(b"the ferry leaves at nine, bicycles travel free. "),
+    words(b"GET /index.html HTTP/1.1 200 OK, cache hit, 3 ms"),
+    words(b"account settled in full, next review in October "),
+    words(b"frame 1024 of 4096 received, checksum is correct"),
+    words(b"rain is likely in the hills, with wind from west"),
+    words(b"user signed in from a known device, no challenge"),
+];
+
+const fn words(text: &[u8; 48]) -> [u64; 6] {
+    let mut words = [0; 6];
+    let mut i = 0;
+    while i < 48 {
+        words[i / 8] |= (text[i] as u64) << (8 * (i % 8));
+        i += 1;
+    }
+    words
+}
 
 /// Inverse of an odd number modulo 2^64, by Newton's iteration (each step doubles the good bits).
 pub(crate) const fn inverse_mod_2_64(odd: u64) -> u64 {
@@ -98,11 +120,30 @@ impl StampKey {
         line
     }
 
+    /// The line that stands at `address` at `generation` where content is text: the same two
+    /// stamps before a body of ASCII, alike for all lines of a page.
+    #[inline]
+    pub fn text_line(self, address: LineAddress, generation: Generation) -> Line {
+        let w0 = mix(address ^ self.place);
+        let w1 = mix(generation ^ w0.rotate_left(32) ^ self.age);
+        let sentence = mix((address / PAGE_LINES) ^ self.age) >> 61;
+        let body = &SENTENCES[sentence as usize];
+        [w0, w1, body[0], body[1], body[2], body[3], body[4], body[5]]
+    }
+
     /// Where a line belongs and how old it is, or `None` if it is no stamped line of this key.
     pub fn identify(self, line: &Line) -> Option<(LineAddress, Generation)> {
         let address = unmix(line[0]) ^ self.place;
         let generation = unmix(line[1]) ^ line[0].rotate_left(32) ^ self.age;
-        (self.line(address, generation) == *line).then_some((address, generation))
+        let is_stamp =
+            self.line(address, generation) == *line || self.text_line(address, generation) == *line;
+        is_stamp.then_some((address, generation))
+    }
+
+    /// A number that depends on the seed, a place and a time: for choices that content makes.
+    #[inline]
+    pub(crate) fn draw(self, place: LineAddress, time: u64) -> u64 {
+        mix(mix(place ^ self.place) ^ time.rotate_left(32) ^ self.age)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,8 +17,8 @@ use crate::spec::Workload;
 use crate::units::Bytes;
 use crate::{LINE_WORDS, PAGE_BYTES};
 
-/// Words in a page.
-const PAGE_WORDS: usize = (PAGE_BYTES / 8) as usize;
+/// Bytes in a huge page.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// What went wrong with a region's backing.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,44 @@ impl Region {
         file.set_len(bytes.0).map_err(fail("size"))?;
         let map = sys::Map::shared(&file, bytes.0, sys::Access::ReadWrite).map_err(fail("map"))?;
         Ok(Self { map, file })
+    }
+
+    /// The same in huge pages, which must have been reserved.
+    ///
+    /// # Errors
+    /// Not enough huge pages are free, or `bytes` is no multiple of 2 MiB.
+    pub fn huge(bytes: Bytes) -> Result<Self, RegionError> {
+        let fail = |doing| move |source| RegionError::Memory { doing, bytes, source };
+        if !bytes.0.is_multiple_of(HUGE_PAGE_BYTES) {
+            let source = io::Error::other("not a multiple of the huge page of 2 MiB");
+            return Err(fail("map huge pages for")(source));
+        }
+        let file = sys::huge_memfd("vmigrate-guest").map_err(fail("create huge-page file for"))?;
+        file.set_len(bytes.0).map_err(fail("size"))?;
+        let map = sys::Map::shared(&file, bytes.0, sys::Access::ReadWrite).map_err(|source| {
+            let wanted = bytes.0 / HUGE_PAGE_BYTES;
+            fail("map huge pages for")(io::Error::other(format!(
+                "{source}; reserve them first: echo {wanted} > /proc/sys/vm/nr_hugepages"
+            )))
+        })?;
+        Ok(Self { map, file })
+    }
+
+    /// Keeps the region from being swapped out.
+    ///
+    /// # Errors
+    /// More than this process may lock.
+    pub fn lock(&self) -> Result<(), RegionError> {
+        self.map.lock().map_err(|source| RegionError::Memory {
+            doing: "lock (raise `ulimit -l`, or run as root, for)",
+            bytes: Bytes(self.bytes()),
+            source,
+        })
+    }
+
+    /// A path under which other processes of this user find the region while it lives.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
     /// A new region file, its space reserved on disk so that a full disk is an error here and
@@ -185,17 +224,19 @@ impl Region {
 
     /// Fills the whole region at generation 0, all cores at work; `progress` hears of bytes done.
     pub fn fill(&self, workload: &Workload, progress: impl Fn(u64) + Sync) {
-        const CHUNK_PAGES: usize = 512;
-        let key = workload.key();
-        self.words().par_chunks(CHUNK_PAGES * PAGE_WORDS).enumerate().for_each(|(chunk, words)| {
-            let first = (chunk * CHUNK_PAGES * PAGE_WORDS / LINE_WORDS) as u64;
-            for (i, line) in words.chunks_exact(LINE_WORDS).enumerate() {
-                let stamp = key.line(first + i as u64, 0);
-                for (word, value) in line.iter().zip(stamp) {
-                    word.store(value.to_le(), Ordering::Relaxed);
+        const CHUNK_PAGES: u64 = 512;
+        assert_eq!(self.bytes(), workload.spec().memory.0, "the region fits its workload");
+        let pages = self.pages();
+        (0..pages.div_ceil(CHUNK_PAGES)).into_par_iter().for_each(|chunk| {
+            let end = ((chunk + 1) * CHUNK_PAGES).min(pages);
+            for page in chunk * CHUNK_PAGES..end {
+                for segment in workload.segments(workload.owner(page), page) {
+                    for address in segment.lines {
+                        self.store(address, &workload.line(segment.place, address, 0));
+                    }
                 }
             }
-            progress(words.len() as u64 * 8);
+            progress((end - chunk * CHUNK_PAGES) * PAGE_BYTES);
         });
     }
 }
@@ -245,6 +286,14 @@ mod sys {
             Ok(Self { base, bytes })
         }
 
+        pub(super) fn lock(&self) -> io::Result<()> {
+            // SAFETY: base and length are those of our own mapping.
+            match unsafe { libc::mlock(self.base.as_ptr().cast(), self.bytes) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+
         pub(super) fn bytes(&self) -> u64 {
             self.bytes as u64
         }
@@ -269,9 +318,17 @@ mod sys {
     }
 
     pub(super) fn memfd(name: &str) -> io::Result<File> {
+        create_memfd(name, 0)
+    }
+
+    pub(super) fn huge_memfd(name: &str) -> io::Result<File> {
+        create_memfd(name, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB)
+    }
+
+    fn create_memfd(name: &str, flags: u32) -> io::Result<File> {
         let name = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: `name` is a valid C string for the duration of the call.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

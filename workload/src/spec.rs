@@ -1,70 +1,25 @@
-//! What a run writes: the seed, the region, who owns which page, and the pattern.
+//! What a run writes: the seed, the region, who owns which page, and the workload.
 //!
-//! [`WorkloadSpec`] is what people type and journals carry; [`Workload`] is the same thing
-//! validated and resolved, from which every address and generation follows.
+//! [`WorkloadSpec`] is what journals carry; [`Workload`] is the same thing validated and resolved,
+//! from which every address, generation and line follows.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::line::StampKey;
-use crate::pattern::Pattern;
+use crate::content::{Content, SlotAddress};
+use crate::line::{Generation, Line, LineAddress, StampKey, mix};
+use crate::pattern::{Ground, Pattern, PatternError, Slot};
+use crate::profile::{PatternSpec, Profile};
+use crate::region::Region;
+use crate::trace::{Trace, TraceError};
 use crate::units::Bytes;
-use crate::{LINE_BYTES, PAGE_BYTES};
+use crate::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
 
-/// Smallest record.
-pub const RECORD_BYTES_MIN: u64 = LINE_BYTES;
-/// Largest record.
-pub const RECORD_BYTES_MAX: u64 = 2 << 20;
 /// Most writers a region may have.
 pub const WRITERS_MAX: u32 = 1024;
 
-/// The order in which a writer visits its slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PatternKind {
-    /// A ring of records, written one after the other: streaming data.
-    Stream,
-    /// A fresh random permutation of all slots in each epoch: nothing repeats until all was written.
-    Uniform,
-}
-
-impl PatternKind {
-    /// Every pattern, with the line that a list shows.
-    pub const ALL: [(Self, &'static str, &'static str); 2] = [
-        (Self::Stream, "stream", "a ring of records, one after the other (streaming data)"),
-        (Self::Uniform, "uniform", "every slot once per epoch, in a fresh random order"),
-    ];
-
-    /// The name used on command lines and in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::Uniform => "uniform",
-        }
-    }
-}
-
-impl std::str::FromStr for PatternKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.iter().find(|(_, name, _)| *name == text).map(|(kind, ..)| *kind).ok_or_else(
-            || {
-                let names = Self::ALL.map(|(_, name, _)| name).join(", ");
-                format!("no workload is called '{text}'; there are: {names}")
-            },
-        )
-    }
-}
-
-/// What the body of a line holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ContentKind {
-    /// Incompressible words.
-    #[default]
-    Random,
-}
-
-/// A run, as typed or as read from a journal.
+/// A run, as read from a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkloadSpec {
@@ -74,17 +29,12 @@ pub struct WorkloadSpec {
     pub memory: Bytes,
     /// Number of writers; each owns a contiguous share of the pages.
     pub writers: u32,
-    /// Bytes that one operation writes: a power of two from 64 to 2 MiB.
-    pub record: Bytes,
-    /// The order of writing.
-    pub pattern: PatternKind,
-    /// What is written.
-    #[serde(default)]
-    pub content: ContentKind,
+    /// What is written where, in what pieces.
+    pub workload: Profile,
 }
 
 /// Settings that contradict each other or the format.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// The region is not made of whole pages.
     #[error("memory of {0} bytes is not a multiple of the 4 KiB page; round it to one")]
@@ -92,9 +42,9 @@ pub enum SpecError {
     /// No writer, or more than the limit.
     #[error("{0} writers; choose 1 to {WRITERS_MAX}")]
     Writers(u32),
-    /// The record is no power of two in range.
-    #[error("a record of {0}; choose a power of two from 64 B to 2 MiB")]
-    Record(Bytes),
+    /// Parts of the workload contradict each other.
+    #[error("{0}")]
+    Profile(String),
     /// Some writer would own no slot.
     #[error(
         "{memory} split among {writers} writers leaves no room for a record of {record}; use more memory, fewer writers or smaller records"
@@ -107,6 +57,29 @@ pub enum SpecError {
         /// Record size.
         record: Bytes,
     },
+    /// A share is too small for the pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// The trace cannot be read.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The trace is of another memory.
+    #[error(
+        "trace {file} is of {trace} pages, the region has {region}; use --memory {trace_bytes}"
+    )]
+    TraceSize {
+        /// The trace file.
+        file: String,
+        /// Pages of the trace.
+        trace: u64,
+        /// Pages of the region.
+        region: u64,
+        /// Bytes of the trace's memory.
+        trace_bytes: u64,
+    },
+    /// Not the trace that the run used.
+    #[error("trace {0} is not the one that the run replayed: its checksum differs")]
+    OtherTrace(String),
 }
 
 /// One writer's share of the region.
@@ -122,55 +95,113 @@ pub struct Share {
     pub pattern: Pattern,
 }
 
+/// How slots lie in a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One record after the other.
+    Packed,
+    /// One line in each page, at a place that depends on the page.
+    LinePerPage,
+}
+
 /// A validated run.
 #[derive(Clone, Debug)]
 pub struct Workload {
     spec: WorkloadSpec,
     key: StampKey,
+    content: Content,
+    layout: Layout,
     shares: Vec<Share>,
 }
 
+/// Neighbouring lines of a page that share a slot, or that belong to none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The lines.
+    pub lines: Range<LineAddress>,
+    /// The slot; `None` where no whole record fits, and between the lines of `touch`: there
+    /// memory stays at generation 0.
+    pub slot: Option<Slot>,
+    /// What the content of these lines depends on beside address and generation.
+    pub place: SlotAddress,
+}
+
 impl WorkloadSpec {
-    /// Checks the settings and resolves them.
+    /// Checks the settings and resolves them; a trace file is read.
     ///
     /// # Errors
     /// [`SpecError`] names the setting that cannot be.
     pub fn resolve(&self) -> Result<Workload, SpecError> {
-        let record = self.record.0;
+        let mut spec = self.clone();
+        let record = self.workload.record.0;
         if self.memory.0 == 0 || !self.memory.0.is_multiple_of(PAGE_BYTES) {
             return Err(SpecError::PartialPage(self.memory.0));
         }
         if self.writers == 0 || self.writers > WRITERS_MAX {
             return Err(SpecError::Writers(self.writers));
         }
-        if !record.is_power_of_two() || !(RECORD_BYTES_MIN..=RECORD_BYTES_MAX).contains(&record) {
-            return Err(SpecError::Record(self.record));
-        }
+        self.workload.check().map_err(SpecError::Profile)?;
         let pages = self.memory.0 / PAGE_BYTES;
+        let trace = read_trace(&mut spec.workload.pattern, pages)?;
+        let layout = match self.workload.pattern {
+            PatternSpec::Touch => Layout::LinePerPage,
+            _ => Layout::Packed,
+        };
         let writers = u64::from(self.writers);
         // Written so that it cannot overflow for any region that fits an address space.
         let boundary = |w: u64| pages / writers * w + (pages % writers) * w / writers;
-        let shares: Vec<Share> = (0..writers)
-            .map(|w| {
-                let (first_page, end) = (boundary(w), boundary(w + 1));
-                let slots = (end - first_page) * PAGE_BYTES / record;
-                let pattern = Pattern::new(self.pattern, self.seed, w, slots);
-                Share { first_page, pages: end - first_page, slots, pattern }
+        let shares = (0..writers)
+            .map(|writer| {
+                let first_page = boundary(writer);
+                let pages = boundary(writer + 1) - first_page;
+                let slots = match layout {
+                    Layout::Packed => pages * PAGE_BYTES / record,
+                    Layout::LinePerPage => pages,
+                };
+                if slots == 0 {
+                    return Err(SpecError::NoSlot {
+                        memory: self.memory,
+                        writers: self.writers,
+                        record: self.workload.record,
+                    });
+                }
+                let seed = self.seed;
+                let ground = Ground { seed, writer, first_page, pages, slots, record };
+                let pattern = Pattern::new(&self.workload.pattern, &ground, trace.as_ref())?;
+                Ok(Share { first_page, pages, slots, pattern })
             })
-            .collect();
-        if shares.iter().any(|s| s.slots == 0) {
-            return Err(SpecError::NoSlot {
-                memory: self.memory,
-                writers: self.writers,
-                record: self.record,
-            });
-        }
-        Ok(Workload { spec: self.clone(), key: StampKey::from_seed(self.seed), shares })
+            .collect::<Result<_, _>>()?;
+        Ok(Workload {
+            key: StampKey::from_seed(self.seed),
+            content: Content::new(&self.workload.content),
+            spec,
+            layout,
+            shares,
+        })
     }
 }
 
+/// Reads the trace that a pattern replays, and pins its checksum.
+fn read_trace(pattern: &mut PatternSpec, pages: u64) -> Result<Option<Trace>, SpecError> {
+    let PatternSpec::Trace { file, sum } = pattern else { return Ok(None) };
+    let trace = Trace::read(file)?;
+    let name = file.display().to_string();
+    if trace.pages != pages {
+        return Err(SpecError::TraceSize {
+            file: name,
+            trace: trace.pages,
+            region: pages,
+            trace_bytes: trace.pages * PAGE_BYTES,
+        });
+    }
+    if *sum.get_or_insert(trace.sum) != trace.sum {
+        return Err(SpecError::OtherTrace(name));
+    }
+    Ok(Some(trace))
+}
+
 impl Workload {
-    /// The settings this was resolved from.
+    /// The settings this was resolved from, with the checksum of its trace.
     pub fn spec(&self) -> &WorkloadSpec {
         &self.spec
     }
@@ -185,6 +216,11 @@ impl Workload {
         &self.shares
     }
 
+    /// Lines of the whole region.
+    pub fn lines(&self) -> u64 {
+        self.spec.memory.0 / LINE_BYTES
+    }
+
     /// Which writer owns `page`.
     pub fn owner(&self, page: u64) -> usize {
         self.shares.partition_point(|s| s.first_page <= page) - 1
@@ -192,12 +228,119 @@ impl Workload {
 
     /// Lines in a record.
     pub fn record_lines(&self) -> u64 {
-        self.spec.record.0 / LINE_BYTES
+        self.spec.workload.record.0 / LINE_BYTES
     }
 
     /// Address of the first line of a writer's slot.
-    pub fn slot_line(&self, writer: usize, slot: u64) -> u64 {
-        self.shares[writer].first_page * (PAGE_BYTES / LINE_BYTES) + slot * self.record_lines()
+    #[inline]
+    pub fn slot_line(&self, writer: usize, slot: Slot) -> LineAddress {
+        let first = self.shares[writer].first_page * PAGE_LINES;
+        match self.layout {
+            Layout::Packed => first + slot * self.record_lines(),
+            Layout::LinePerPage => {
+                let page = first + slot * PAGE_LINES;
+                page + self.touched_line(page)
+            }
+        }
+    }
+
+    /// Which line of a page `touch` writes: anywhere, but always the same one.
+    fn touched_line(&self, page_line: LineAddress) -> u64 {
+        mix(page_line ^ self.spec.seed) % PAGE_LINES
+    }
+
+    /// The pages of the region that a slot's record lies in.
+    pub fn slot_pages(&self, writer: usize, slot: Slot) -> Range<u64> {
+        let first = self.slot_line(writer, slot);
+        let end = first + self.record_lines();
+        first / PAGE_LINES..end.div_ceil(PAGE_LINES)
+    }
+
+    /// A page owned by `writer`, cut into segments; together they are all of its lines.
+    #[inline]
+    pub fn segments(&self, writer: usize, page: u64) -> impl Iterator<Item = Segment> {
+        let share = &self.shares[writer];
+        let first = page * PAGE_LINES;
+        let offset = (page - share.first_page) * PAGE_LINES;
+        let record_lines = self.record_lines();
+        let touched = match self.layout {
+            Layout::Packed => None,
+            Layout::LinePerPage => Some((first + self.touched_line(first), offset / PAGE_LINES)),
+        };
+        let mut next = first;
+        std::iter::from_fn(move || {
+            if next == first + PAGE_LINES {
+                return None;
+            }
+            let start = next;
+            let (end, slot, place) = match touched {
+                None => {
+                    let slot = (offset + start - first) / record_lines;
+                    let end = start + record_lines.min(PAGE_LINES);
+                    match slot < share.slots {
+                        true => (end, Some(slot), start - (offset + start - first) % record_lines),
+                        false => (end, None, first),
+                    }
+                }
+                Some((line, slot)) if line == start => (start + 1, Some(slot), line),
+                Some((line, _)) => {
+                    (if start < line { line } else { first + PAGE_LINES }, None, first)
+                }
+            };
+            next = end;
+            Some(Segment { lines: start..end, slot, place })
+        })
+    }
+
+    /// The content profile at a place.
+    #[inline]
+    pub fn content(&self, place: SlotAddress) -> &Content {
+        self.content.of_slot(self.key, place)
+    }
+
+    /// The line that stands at `address` when its slot is at `generation`.
+    #[inline]
+    pub fn line(&self, place: SlotAddress, address: LineAddress, generation: Generation) -> Line {
+        self.content(place).line(self.key, place, address, generation)
+    }
+
+    /// Writes the record of a slot at `generation`: every line that the generation rewrites,
+    /// ascending. Returns the number of lines written.
+    #[inline]
+    pub fn store(&self, region: &Region, writer: usize, slot: Slot, generation: Generation) -> u64 {
+        let first = self.slot_line(writer, slot);
+        let addresses = first..first + self.record_lines();
+        let content = self.content(first);
+        if content.is_plain() {
+            for address in addresses {
+                region.store(address, &self.key.line(address, generation));
+            }
+            return self.record_lines();
+        }
+        let mut written = 0;
+        for address in addresses {
+            if content.stamped_at(address, generation) == generation {
+                region.store(address, &content.line(self.key, first, address, generation));
+                written += 1;
+            }
+        }
+        written
+    }
+
+    /// The first line of a slot's record that is not what it must be at `generation`.
+    #[inline]
+    pub fn first_difference(
+        &self,
+        region: &Region,
+        writer: usize,
+        slot: Slot,
+        generation: Generation,
+    ) -> Option<LineAddress> {
+        let first = self.slot_line(writer, slot);
+        let content = self.content(first);
+        (first..first + self.record_lines()).find(|address| {
+            region.load(*address) != content.line(self.key, first, *address, generation)
+        })
     }
 }
 
@@ -206,21 +349,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(crate) fn spec() -> WorkloadSpec {
+    fn spec(name: &str) -> WorkloadSpec {
         WorkloadSpec {
             seed: 7,
             memory: Bytes(1 << 20),
             writers: 2,
-            record: Bytes(4096),
-            pattern: PatternKind::Stream,
-            content: ContentKind::Random,
+            workload: name.parse().unwrap(),
         }
     }
 
     proptest! {
         #[test]
         fn every_page_has_exactly_one_owner(pages in 1u64..5000, writers in 1u32..40) {
-            let spec = WorkloadSpec { memory: Bytes(pages * PAGE_BYTES), writers, record: Bytes(64), ..spec() };
+            let spec = WorkloadSpec { memory: Bytes(pages * PAGE_BYTES), writers, ..spec("stream,record=64") };
             let Ok(workload) = spec.resolve() else { prop_assert!(u64::from(writers) > pages); return Ok(()) };
             let mut next = 0;
             for (w, share) in workload.shares().iter().enumerate() {
@@ -231,20 +372,74 @@ mod tests {
             }
             prop_assert_eq!(next, pages);
         }
+
+        /// Segments are the slots' lines, seen from the pages.
+        #[test]
+        fn segments_and_slots_agree(name in prop::sample::select(vec!["stream,record=64", "uniform,record=512", "iid", "stream,record=64KiB", "touch"]), pages in 33u64..100, writers in 1u32..3) {
+            let spec = WorkloadSpec { memory: Bytes(pages * PAGE_BYTES), writers, ..spec(name) };
+            let workload = spec.resolve().unwrap();
+            let mut of_slots = std::collections::HashMap::new();
+            for (writer, share) in workload.shares().iter().enumerate() {
+                for slot in 0..share.slots {
+                    let first = workload.slot_line(writer, slot);
+                    for address in first..first + workload.record_lines() {
+                        prop_assert!(workload.slot_pages(writer, slot).contains(&(address / PAGE_LINES)));
+                        prop_assert!(of_slots.insert(address, (writer, slot, first)).is_none());
+                    }
+                }
+            }
+            for page in 0..pages {
+                let (writer, mut next) = (workload.owner(page), page * PAGE_LINES);
+                for segment in workload.segments(writer, page) {
+                    prop_assert_eq!(segment.lines.start, next);
+                    next = segment.lines.end;
+                    for address in segment.lines {
+                        let slot = segment.slot.map(|slot| (writer, slot, segment.place));
+                        prop_assert_eq!(of_slots.get(&address).copied(), slot);
+                    }
+                }
+                prop_assert_eq!(next, (page + 1) * PAGE_LINES);
+            }
+        }
     }
 
     #[test]
     fn bad_settings_are_named() {
         let bad = |f: fn(&mut WorkloadSpec)| {
-            let mut s = spec();
+            let mut s = spec("stream");
             f(&mut s);
-            s.resolve().err()
+            s.resolve().unwrap_err().to_string()
         };
-        assert_eq!(bad(|s| s.memory = Bytes(4097)), Some(SpecError::PartialPage(4097)));
-        assert_eq!(bad(|s| s.memory = Bytes(0)), Some(SpecError::PartialPage(0)));
-        assert_eq!(bad(|s| s.writers = 0), Some(SpecError::Writers(0)));
-        assert_eq!(bad(|s| s.record = Bytes(96)), Some(SpecError::Record(Bytes(96))));
-        assert_eq!(bad(|s| s.record = Bytes(4 << 20)), Some(SpecError::Record(Bytes(4 << 20))));
-        assert!(matches!(bad(|s| s.record = Bytes(2 << 20)), Some(SpecError::NoSlot { .. })));
+        assert!(bad(|s| s.memory = Bytes(4097)).contains("4097 bytes is not a multiple"));
+        assert!(bad(|s| s.memory = Bytes(0)).contains("not a multiple"));
+        assert!(bad(|s| s.writers = 0).contains("0 writers"));
+        assert!(bad(|s| s.workload.record = Bytes(96)).contains("power of two"));
+        assert!(bad(|s| s.workload.record = Bytes(2 << 20)).contains("no room"));
+        assert!(bad(|s| s.workload = "trace,file=/nowhere".parse().unwrap()).contains("/nowhere"));
+    }
+
+    #[test]
+    fn a_trace_must_be_the_one_that_was_used_and_of_the_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("trace");
+        let mut trace = Trace { pages: 256, interval_ns: 1, intervals: vec![vec![0..200]], sum: 0 };
+        trace.write(&file).unwrap();
+        let spec = spec(&format!("trace,file={}", file.display()));
+        let pinned = spec.resolve().unwrap().spec().clone();
+        assert_ne!(pinned, spec);
+        assert!(pinned.resolve().is_ok());
+        trace.intervals[0][0].end = 201;
+        trace.write(&file).unwrap();
+        assert!(matches!(pinned.resolve(), Err(SpecError::OtherTrace(_))));
+        trace.pages = 300;
+        trace.write(&file).unwrap();
+        assert!(matches!(
+            spec.resolve(),
+            Err(SpecError::TraceSize { trace: 300, region: 256, .. })
+        ));
+        trace.pages = 256;
+        trace.intervals = vec![vec![0..20]];
+        trace.write(&file).unwrap();
+        assert!(matches!(spec.resolve(), Err(SpecError::Pattern(PatternError::IdleWriter(1)))));
     }
 }

@@ -17,8 +17,27 @@ pub struct Stats {
     pub missed: u64,
     /// Never done: due while the host held the vCPU.
     pub held: u64,
+    /// Operations that read and compared.
+    pub reads: u64,
+    /// Lines written.
+    pub lines: u64,
+    /// Records that the writers themselves found to be wrong.
+    pub findings: u64,
+    /// The first of them.
+    pub first_finding: Option<Finding>,
     service: Histogram<u64>,
     intended: Histogram<u64>,
+}
+
+/// A record that was not what it had to be when its writer came to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which writer.
+    pub writer: u32,
+    /// The first line that was wrong.
+    pub address: u64,
+    /// The generation that the record had to be at.
+    pub generation: u64,
 }
 
 /// Percentiles of a latency histogram, in nanoseconds.
@@ -49,6 +68,10 @@ impl Default for Stats {
             late: 0,
             missed: 0,
             held: 0,
+            reads: 0,
+            lines: 0,
+            findings: 0,
+            first_finding: None,
             service: histogram(),
             intended: histogram(),
         }
@@ -67,12 +90,22 @@ impl Stats {
         self.intended.saturating_record_n(intended_ns, operations);
     }
 
+    /// Counts a record that was wrong.
+    pub fn finding(&mut self, finding: Finding) {
+        self.findings += 1;
+        self.first_finding.get_or_insert(finding);
+    }
+
     /// Adds another writer's figures.
     pub fn merge(&mut self, other: &Self) {
         self.operations += other.operations;
         self.late += other.late;
         self.missed += other.missed;
         self.held += other.held;
+        self.reads += other.reads;
+        self.lines += other.lines;
+        self.findings += other.findings;
+        self.first_finding = self.first_finding.or(other.first_finding);
         self.service += &other.service;
         self.intended += &other.intended;
     }

@@ -123,6 +123,17 @@ impl FromStr for Rate {
     }
 }
 
+impl Bytes {
+    /// The same number as text that reads back exactly: `4KiB`, or plain bytes.
+    pub fn exact(self) -> String {
+        const STEPS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match STEPS.iter().find(|(size, _)| self.0 >= *size && self.0.is_multiple_of(*size)) {
+            Some((size, unit)) => format!("{}{unit}", self.0 / size),
+            None => self.0.to_string(),
+        }
+    }
+}
+
 /// Parses `300ms`, `30s`, `2min`.
 ///
 /// # Errors

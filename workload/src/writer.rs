@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::PAGE_BYTES;
+use crate::generations::Generations;
+use crate::pattern::Access;
+use crate::rate::Plan;
 use crate::region::Region;
-use crate::schedule::Schedule;
+use crate::schedule::{CatchUp, Schedule};
 use crate::spec::Workload;
-use crate::stats::Stats;
+use crate::stats::{Finding, Stats};
 
 /// Longest time between two checkpoints.
 pub const CHECKPOINT_MAX: Duration = Duration::from_millis(1);
@@ -60,12 +63,35 @@ impl Watermarks {
 }
 
 /// How fast a writer goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pace {
-    /// Open loop: bytes of records per second of this writer.
-    BytesPerSecond(f64),
+    /// Open loop.
+    Scheduled {
+        /// Operations per second of this writer.
+        plan: Plan,
+        /// What becomes of late work.
+        catch_up: CatchUp,
+    },
     /// As fast as memory takes it.
     Unlimited,
+}
+
+impl Pace {
+    /// One constant rate in bytes of records per second of this writer.
+    pub fn bytes_per_second(rate: f64, workload: &Workload) -> Self {
+        let plan = Plan::constant(rate / workload.spec().workload.record.0 as f64);
+        Self::Scheduled { plan, catch_up: CatchUp::default() }
+    }
+}
+
+/// Whether a record is looked at before it is overwritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BeforeWrite {
+    /// No: what was lost and is rewritten is not noticed.
+    #[default]
+    Trust,
+    /// Yes: a loss cannot hide by being rewritten. Halves the speed.
+    Check,
 }
 
 /// One writer at work.
@@ -75,58 +101,95 @@ pub struct Writer {
     region: Arc<Region>,
     watermarks: Watermarks,
     index: usize,
+    generations: Generations,
+    before_write: BeforeWrite,
 }
 
 impl Writer {
-    /// Writer `index` of `workload`, going on from its watermark.
+    /// Writer `index` of `workload`, going on from its watermark. Patterns without a closed form
+    /// are replayed up to there.
     pub fn new(
         workload: Arc<Workload>,
         region: Arc<Region>,
         watermarks: Watermarks,
         index: usize,
     ) -> Self {
-        assert_eq!(region.bytes(), workload.spec().memory.0, "the region fits its workload");
-        assert!(index < workload.shares().len(), "a writer has a share");
-        Self { workload, region, watermarks, index }
+        let share = &workload.shares()[index];
+        let watermark = watermarks.counter(index).load(Ordering::Acquire);
+        let generations = Generations::at(&share.pattern, share.slots, watermark);
+        Self::with_generations(workload, region, watermarks, index, generations)
     }
 
-    /// Performs operation `k`; later ones must not have been performed.
+    /// The same with generations that are known already.
+    ///
+    /// # Panics
+    /// They are of another watermark.
+    pub fn with_generations(
+        workload: Arc<Workload>,
+        region: Arc<Region>,
+        watermarks: Watermarks,
+        index: usize,
+        generations: Generations,
+    ) -> Self {
+        assert_eq!(region.bytes(), workload.spec().memory.0, "the region fits its workload");
+        let watermark = watermarks.counter(index).load(Ordering::Acquire);
+        assert_eq!(generations.watermark(), watermark, "generations of another moment");
+        let before_write = BeforeWrite::Trust;
+        Self { workload, region, watermarks, index, generations, before_write }
+    }
+
+    /// Whether records are looked at before they are overwritten.
+    pub fn before_write(mut self, what: BeforeWrite) -> Self {
+        self.before_write = what;
+        self
+    }
+
+    /// Performs the next operation; what it finds wrong goes to `stats`.
     #[inline]
-    pub fn perform(&self, k: u64) {
-        let share = &self.workload.shares()[self.index];
-        let slot = share.pattern.slot(k);
-        // Generations are closed form, so a writer needs no memory of its own.
-        let generation = share.pattern.generation(slot, k) + 1;
-        let first = self.workload.slot_line(self.index, slot);
-        let key = self.workload.key();
-        for address in first..first + self.workload.record_lines() {
-            self.region.store(address, &key.line(address, generation));
+    fn perform(&mut self, stats: &mut Stats) {
+        let (access, generation) = self.generations.step();
+        let (workload, region, index) = (&*self.workload, &*self.region, self.index);
+        let (slot, look) = match access {
+            Access::Write(slot) => (slot, self.before_write == BeforeWrite::Check),
+            Access::Read(slot) => (slot, true),
+        };
+        if look && let Some(address) = workload.first_difference(region, index, slot, generation) {
+            stats.finding(Finding { writer: index as u32, address, generation });
         }
-        self.watermarks.counter(self.index).store(k + 1, Ordering::Release);
+        match access {
+            Access::Write(slot) => {
+                stats.lines += workload.store(region, index, slot, generation + 1)
+            }
+            Access::Read(_) => stats.reads += 1,
+        }
+        let watermark = self.generations.watermark();
+        self.watermarks.counter(index).store(watermark, Ordering::Release);
     }
 
     /// Runs until the vCPU says stop, or `operations_max` have been performed.
     pub fn run(&mut self, pace: Pace, vcpu: &mut dyn Vcpu, operations_max: u64) -> Stats {
-        let record = self.workload.spec().record.0;
+        let profile = &self.workload.spec().workload;
+        let (record, timing) = (profile.record.0, profile.timing);
         let batch_max = (BATCH_PAGES_MAX * PAGE_BYTES / record).max(1);
         // A clock read per kilobyte, not per 64-byte record.
         let sample = (1024 / record).max(1);
         let origin = Instant::now();
         let now_ns = || origin.elapsed().as_nanos() as u64;
         let mut schedule = match pace {
-            Pace::BytesPerSecond(rate) => Some(Schedule::new(rate / record as f64, 0)),
+            Pace::Scheduled { plan, catch_up } => Some(Schedule::new(plan, timing, catch_up, 0)),
             Pace::Unlimited => None,
         };
         let mut stats = Stats::default();
-        let mut k = self.watermarks.counter(self.index).load(Ordering::Acquire);
-        let end = k.saturating_add(operations_max);
+        let mut left = operations_max;
         let mut woke_ns = 0;
-        while k < end {
+        while left > 0 {
             match vcpu.checkpoint() {
                 Checkpoint::Stop => break,
                 Checkpoint::Go { held } => {
-                    if let Some(schedule) = &mut schedule {
-                        schedule.hold(held);
+                    if let Some(schedule) = &mut schedule
+                        && !held.is_zero()
+                    {
+                        schedule.hold(held, now_ns());
                     }
                 }
             }
@@ -135,24 +198,22 @@ impl Writer {
                 Some(schedule) => schedule.due(batch_start),
                 None => batch_max,
             };
-            let mut batch = due.min(batch_max).min(end - k);
+            let mut batch = due.min(batch_max).min(left);
             let mut before = batch_start;
             while batch > 0 {
                 let count = batch.min(sample);
                 let intended = match &mut schedule {
                     Some(schedule) => {
                         let first = schedule.take();
-                        for _ in 1..count {
-                            schedule.take();
-                        }
+                        schedule.skip_over(count - 1);
                         first
                     }
                     None => before,
                 };
                 for _ in 0..count {
-                    self.perform(k);
-                    k += 1;
+                    self.perform(&mut stats);
                 }
+                left -= count;
                 batch -= count;
                 let after = now_ns();
                 stats.record(count, after - before, after.saturating_sub(intended));
@@ -181,7 +242,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ContentKind, PatternKind, WorkloadSpec};
+    use crate::spec::WorkloadSpec;
     use crate::units::Bytes;
 
     struct FreeVcpu;
@@ -191,43 +252,97 @@ mod tests {
         }
     }
 
+    fn start(name: &str) -> (Arc<Workload>, Arc<Region>, Watermarks) {
+        let spec = WorkloadSpec {
+            seed: 3,
+            memory: Bytes(37 * PAGE_BYTES),
+            writers: 2,
+            workload: name.parse().unwrap(),
+        };
+        let workload = Arc::new(spec.resolve().unwrap());
+        let region = Arc::new(Region::anonymous(spec.memory).unwrap());
+        region.fill(&workload, |_| {});
+        (workload, region, Watermarks::new(&[0, 0]))
+    }
+
+    const NAMES: [&str; 12] = [
+        "stream,record=64",
+        "stream-index,every=2,record=1KiB,content=text",
+        "uniform,record=256,content=sparse",
+        "uniform,record=8KiB,content=delta:5",
+        "iid,content=zero-flip",
+        "iid,record=128,content=sparse*1+text*1",
+        "zipf,record=512",
+        "hotset,content=delta:1",
+        "touch,content=zero-flip",
+        "fileio,file=16KiB,run=8KiB,content=random*1+delta:3*2+zero-flip*1",
+        "iometer,content=text",
+        "phases,of=stream*100+iid*200",
+    ];
+
+    /// The law itself: write line by line into a plain array, generation by generation.
     #[test]
     fn memory_is_a_function_of_the_watermark() {
-        for (pattern, record) in
-            [(PatternKind::Stream, 64), (PatternKind::Uniform, 256), (PatternKind::Uniform, 8192)]
-        {
-            let spec = WorkloadSpec {
-                seed: 3,
-                memory: Bytes(37 * PAGE_BYTES),
-                writers: 2,
-                record: Bytes(record),
-                pattern,
-                content: ContentKind::Random,
-            };
-            let workload = Arc::new(spec.resolve().unwrap());
-            let region = Arc::new(Region::anonymous(spec.memory).unwrap());
-            region.fill(&workload, |_| {});
-            let watermarks = Watermarks::new(&[0, 0]);
-            for index in 0..2 {
-                let mut writer =
-                    Writer::new(workload.clone(), region.clone(), watermarks.clone(), index);
-                let stats = writer.run(Pace::Unlimited, &mut FreeVcpu, 777 + index as u64);
-                assert_eq!(stats.operations, 777 + index as u64);
-            }
-            assert_eq!(watermarks.read(), [777, 778]);
+        for name in NAMES {
+            let (workload, region, watermarks) = start(name);
             for (index, share) in workload.shares().iter().enumerate() {
-                let first = workload.slot_line(index, 0);
-                let lines = share.pages * crate::PAGE_LINES;
-                for address in first..first + lines {
-                    let slot = (address - first) / workload.record_lines();
-                    let generation = if slot < share.slots {
-                        share.pattern.generation(slot, 777 + index as u64)
-                    } else {
-                        0
-                    };
-                    assert_eq!(region.load(address), workload.key().line(address, generation));
+                let operations = 777 + index as u64;
+                let mut writer =
+                    Writer::new(workload.clone(), region.clone(), watermarks.clone(), index)
+                        .before_write(BeforeWrite::Check);
+                let stats = writer.run(Pace::Unlimited, &mut FreeVcpu, operations);
+                assert_eq!((stats.operations, stats.findings), (operations, 0), "{name}");
+                let generations = Generations::at(&share.pattern, share.slots, operations);
+                for page in share.first_page..share.first_page + share.pages {
+                    for segment in workload.segments(index, page) {
+                        let generation = segment.slot.map_or(0, |slot| generations.of(slot));
+                        for address in segment.lines {
+                            let wanted = workload.line(segment.place, address, generation);
+                            assert_eq!(region.load(address), wanted, "{name}, line {address}");
+                        }
+                    }
                 }
             }
+            assert_eq!(watermarks.read(), [777, 778]);
+        }
+    }
+
+    #[test]
+    fn a_writer_goes_on_where_it_was() {
+        for name in NAMES {
+            let (workload, region, watermarks) = start(name);
+            let (_, other, whole) = start(name);
+            for operations in [100, 677] {
+                Writer::new(workload.clone(), region.clone(), watermarks.clone(), 0).run(
+                    Pace::Unlimited,
+                    &mut FreeVcpu,
+                    operations,
+                );
+            }
+            Writer::new(workload.clone(), other.clone(), whole, 0).run(
+                Pace::Unlimited,
+                &mut FreeVcpu,
+                777,
+            );
+            assert!((0..workload.lines()).all(|a| region.load(a) == other.load(a)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_loss_is_noticed_before_it_is_rewritten() {
+        for name in ["stream", "iometer,reads=0.9"] {
+            let (workload, region, watermarks) = start(name);
+            let check = match name {
+                "stream" => BeforeWrite::Check,
+                _ => BeforeWrite::Trust,
+            };
+            region.store(5, &[1; 8]);
+            let mut writer =
+                Writer::new(workload.clone(), region.clone(), watermarks, 0).before_write(check);
+            let stats = writer.run(Pace::Unlimited, &mut FreeVcpu, 777);
+            assert!(stats.findings > 0, "{name}");
+            let first = Finding { writer: 0, address: 5, generation: 0 };
+            assert_eq!(stats.first_finding, Some(first), "{name}");
         }
     }
 }

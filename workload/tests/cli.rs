@@ -28,7 +28,7 @@ fn bad_usage_is_refused_and_leaves_nothing_behind() {
     refused(&["--file", path, "--memory", "1MiB", "--record", "2MiB"], "leaves no room");
     refused(&["--file", path, "--writers", "0"], "choose 1 to");
     refused(&["--file", path, "--rate", "fast"], "does not start with a number");
-    refused(&["--file", path, "--pattern", "magic"], "there are: stream, uniform");
+    refused(&["--file", path, "--pattern", "magic"], "there are: stream, stream-index");
     refused(&["--file", "/nonexistent/region"], "cannot create /nonexistent/region");
     refused(&["--memory", "1MiB", "--journal", "/nonexistent/j"], "/nonexistent/j");
     assert!(!file.exists());

@@ -17,7 +17,7 @@ use migrate_core::link::{LinkSettings, Listener};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
 use workload::region::Region;
-use workload::spec::{ContentKind, PatternKind, Workload, WorkloadSpec};
+use workload::spec::{Workload, WorkloadSpec};
 use workload::units::{Bytes, Rate};
 
 pub fn spec(mebibytes: u64) -> WorkloadSpec {
@@ -25,9 +25,7 @@ pub fn spec(mebibytes: u64) -> WorkloadSpec {
         seed: 7,
         memory: Bytes(mebibytes << 20),
         writers: 2,
-        record: Bytes(16 << 10),
-        pattern: PatternKind::Stream,
-        content: ContentKind::Random,
+        workload: "stream,record=16KiB".parse().unwrap(),
     }
 }
 

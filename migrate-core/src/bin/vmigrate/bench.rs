@@ -18,7 +18,8 @@ use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::source::SourceSettings;
 use verifier::verdict::Verdict;
-use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
+use workload::profile::{PatternSpec, Profile};
+use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
 use workload::{exit, interrupt, machine};
 
@@ -182,9 +183,7 @@ fn one(args: &Args, memory: Bytes, r: f64, slow: Rate, link: Rate) -> anyhow::Re
                 seed: args.seed,
                 memory,
                 writers: 2,
-                record: Bytes(16 << 10),
-                pattern: PatternKind::Stream,
-                content: ContentKind::Random,
+                workload: Profile { record: Bytes(16 << 10), ..Profile::new(PatternSpec::Stream) },
             },
             rate: Rate((r * slow.0 as f64) as u64),
             proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },

@@ -29,7 +29,7 @@ enum Command {
     /// One host: the 10-versus-40 GbE experiment scaled to this machine, proven
     Bench(bench::Args),
     /// Start a guest that keeps writing and migrate it to a waiting receiver
-    Send(send::Args),
+    Send(Box<send::Args>),
     /// Wait for a guest, run it, and prove it
     Receive(receive::Args),
     /// Finish a handover that lost its link in the one ambiguous moment

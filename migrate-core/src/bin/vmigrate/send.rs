@@ -18,7 +18,8 @@ use verifier::evidence;
 use verifier::verdict::Verdict;
 use workload::interrupt;
 use workload::journal::Journal;
-use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
+use workload::profile::Profile;
+use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
 
 use crate::args::{LinkArgs, StateArgs};
@@ -44,18 +45,19 @@ pub(crate) struct Args {
     /// The guest's memory
     #[arg(long, default_value = "512MiB")]
     memory: Bytes,
-    /// Order in which the guest writes: stream or uniform
-    #[arg(long, default_value = "stream")]
-    workload: PatternKind,
+    /// What the guest writes: a name with settings, or a TOML file (see `workload list`)
+    #[arg(long, value_name = "NAME|FILE", default_value = "stream,record=16KiB",
+          value_parser = Profile::from_argument)]
+    workload: Profile,
     /// Bytes of records the guest writes per second
     #[arg(long, default_value = "100MB/s")]
     rate: Rate,
     /// Writers, one vCPU each
     #[arg(long, default_value_t = 2)]
     writers: u32,
-    /// Bytes per record: a power of two from 64 to 2MiB
-    #[arg(long, default_value = "16KiB")]
-    record: Bytes,
+    /// Bytes per record: a power of two from 64 to 2MiB [default: the workload's]
+    #[arg(long)]
+    record: Option<Bytes>,
     /// Determines every byte that is written
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -134,14 +136,10 @@ pub(crate) struct Plan {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let spec = WorkloadSpec {
-        seed: args.seed,
-        memory: args.memory,
-        writers: args.writers,
-        record: args.record,
-        pattern: args.workload,
-        content: ContentKind::Random,
-    };
+    let mut workload = args.workload.clone();
+    workload.record = args.record.unwrap_or(workload.record);
+    let spec =
+        WorkloadSpec { seed: args.seed, memory: args.memory, writers: args.writers, workload };
     let engine = &args.engine;
     let link = args.link.resolve("client")?;
     link.allow(args.to)?;
@@ -218,7 +216,7 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
             }
         }
     };
-    let record = plan.spec.record.0;
+    let record = plan.spec.workload.record.0;
     let mut report = RunReport {
         schema: SCHEMA,
         workload: plan.spec.clone(),

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use verifier::expected::Expected;
 use workload::clock::realtime_ns;
 use workload::heartbeat::Heart;
 use workload::journal::{JournalWriter, RunId};
@@ -97,7 +98,8 @@ impl ProcessGuest {
         let run = RunId::random();
         let description = Description {
             run: run.0,
-            spec: spec.clone(),
+            // With the checksum of a trace, which the destination must have as well.
+            spec: workload.spec().clone(),
             rate,
             epoch: 0,
             run_on_ms: proof.run_on.as_millis() as u64,
@@ -106,27 +108,33 @@ impl ProcessGuest {
         let region = Arc::new(Region::anonymous(spec.memory).map_err(|e| fail(&e))?);
         region.fill(&workload, |_| {});
         let journal = match journal {
-            Some(path) => Some(JournalWriter::create(path, run, spec).map_err(|e| fail(&e))?),
+            Some(path) => {
+                Some(JournalWriter::create(path, run, workload.spec()).map_err(|e| fail(&e))?)
+            }
             None => None,
         };
-        let watermarks = vec![0; spec.writers as usize];
-        Self::run(description, workload, region, &watermarks, journal, Gate::Open)
+        let fill = Expected::at(&workload, &vec![0; spec.writers as usize]);
+        Self::run(description, workload, region, fill, journal, Gate::Open)
     }
 
     fn run(
         description: Description,
         workload: Arc<Workload>,
         region: Arc<Region>,
-        watermarks: &[u64],
+        expected: Expected,
         journal: Option<JournalWriter>,
         gate: Gate,
     ) -> Result<Self, GuestError> {
+        let watermarks = expected.watermarks();
         let fail = |e: &dyn std::fmt::Display| GuestError::new("start the guest's threads", e);
         let pace = match description.rate {
-            Some(rate) => Pace::BytesPerSecond(rate.0 as f64 / f64::from(description.spec.writers)),
+            Some(rate) => {
+                let share = rate.0 as f64 / f64::from(description.spec.writers);
+                Pace::bytes_per_second(share, &workload)
+            }
             None => Pace::Unlimited,
         };
-        let counters = Watermarks::new(watermarks);
+        let counters = Watermarks::new(&watermarks);
         let mut guest = Self {
             workload: workload.clone(),
             region: region.clone(),
@@ -134,13 +142,16 @@ impl ProcessGuest {
             controls: Vec::new(),
             threads: Vec::new(),
             heart: None,
-            started_from: watermarks.to_vec(),
+            started_from: watermarks,
             paused: gate == Gate::Closed,
             description,
         };
-        for index in 0..watermarks.len() {
+        for (index, generations) in expected.into_generations().into_iter().enumerate() {
             let control = Arc::new(Control::new(gate));
-            let mut writer = Writer::new(workload.clone(), region.clone(), counters.clone(), index);
+            let (workload, region) = (workload.clone(), region.clone());
+            let mut writer =
+                Writer::with_generations(workload, region, counters.clone(), index, generations);
+            let pace = pace.clone();
             let mut vcpu = vcpu::ProcessVcpu::new(control.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{index}"))
@@ -193,7 +204,7 @@ impl ProcessGuest {
         let was_paused = self.paused;
         self.pause()?;
         let watermarks = self.watermarks();
-        let scanned = Scanned::of(&self.region, &self.workload, watermarks);
+        let (scanned, _) = Scanned::of(&self.region, &self.workload, watermarks);
         if !was_paused {
             self.resume()?;
         }
@@ -307,6 +318,8 @@ pub struct ProcessShadow {
     region: Arc<Region>,
     journal: Option<JournalWriter>,
     state: Option<DeviceState>,
+    /// What memory held when it was looked at, from where its writers go on.
+    expected: Option<Expected>,
     /// The look at memory before it ran.
     pub first_scan: Option<Scanned>,
     /// SHA-256 root of memory before it ran, in audit mode.
@@ -324,8 +337,8 @@ impl ShadowFactory for ProcessFactory {
     fn create(&mut self, description: &[u8], pages: u64) -> Result<ProcessShadow, GuestError> {
         let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
         let description: Description = serde_json::from_slice(description).map_err(|e| fail(&e))?;
+        let workload = Arc::new(description.spec.resolve().map_err(|e| fail(&e))?);
         let spec = &description.spec;
-        let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
         if spec.memory.0 / workload::PAGE_BYTES != pages {
             return Err(fail(&"its memory is not of the announced size"));
         }
@@ -345,6 +358,7 @@ impl ShadowFactory for ProcessFactory {
             region,
             journal,
             state: None,
+            expected: None,
             first_scan: None,
             root: None,
             felt_gap: None,
@@ -373,7 +387,9 @@ impl Shadow for ProcessShadow {
         let Some(state) = &self.state else {
             return Err(GuestError::new("inspect the guest", "there is no device state"));
         };
-        let scanned = Scanned::of(&self.region, &self.workload, state.watermarks.clone());
+        let (scanned, expected) =
+            Scanned::of(&self.region, &self.workload, state.watermarks.clone());
+        self.expected = Some(expected);
         self.root = self.description.audit.then(|| proof::root(&self.region));
         let wrong = scanned.first_fault();
         self.first_scan = Some(scanned);
@@ -389,11 +405,14 @@ impl Shadow for ProcessShadow {
             .state
             .take()
             .ok_or_else(|| GuestError::new("start the guest", "there is no device state"))?;
+        // Not known if nobody looked.
+        let expected = self.expected.take();
+        let expected = expected.unwrap_or_else(|| Expected::at(&self.workload, &state.watermarks));
         let mut guest = ProcessGuest::run(
             self.description.clone(),
             self.workload.clone(),
             self.region.clone(),
-            &state.watermarks,
+            expected,
             self.journal.take(),
             Gate::Closed,
         )?;

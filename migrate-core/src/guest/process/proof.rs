@@ -1,6 +1,7 @@
 //! What was proven about a process guest, and how the two hosts tell each other.
 
 use serde::{Deserialize, Serialize};
+use verifier::expected::Expected;
 use verifier::extent::Faults;
 use verifier::manifest::Manifest;
 use verifier::scan::{Moment, scan};
@@ -27,12 +28,12 @@ pub struct Scanned {
 
 impl Scanned {
     /// Checks every line of a region at exactly these watermarks.
-    pub fn of(region: &Region, workload: &Workload, watermarks: Vec<u64>) -> Self {
-        let moment = Moment::Exact(watermarks.clone());
-        let scan = scan(region, workload, &moment, |_| {});
+    pub fn of(region: &Region, workload: &Workload, watermarks: Vec<u64>) -> (Self, Expected) {
+        let scan = scan(region, workload, Moment::Exact, &watermarks, |_| {});
         let mut faults = scan.faults;
         faults.extents.truncate(EXTENTS_MAX);
-        Self { watermarks, lines: scan.lines, elapsed_ms: scan.elapsed.as_secs_f64() * 1e3, faults }
+        let elapsed_ms = scan.elapsed.as_secs_f64() * 1e3;
+        (Self { watermarks, lines: scan.lines, elapsed_ms, faults }, scan.expected)
     }
 
     /// The first fault in words, and how many lines there are of each class.

@@ -10,12 +10,15 @@ use verifier::evidence::{self, Evidence};
 use verifier::verdict::Verdict;
 use workload::interrupt;
 use workload::journal::Journal;
-use workload::units::{Bytes, Rate, parse_duration};
+use workload::units::{Rate, parse_duration};
 
 use crate::scan::read_journal;
 
 /// Gaps shown as text; JSON has all of them.
 const GAPS_SHOWN: usize = 20;
+
+/// A guest clock that fell behind by more than this at once is worth a word.
+const CLOCK_STOPPED_MS_MIN: f64 = 20.0;
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  verifier journal journal --gap 50ms --step 1s")]
@@ -74,8 +77,8 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
         out,
         "run {}: {} of {}, {} writers, seed {}",
         journal.run,
-        journal.spec.pattern.name(),
-        Bytes(journal.spec.memory.0),
+        journal.spec.workload,
+        journal.spec.memory,
         journal.spec.writers,
         journal.spec.seed
     )?;
@@ -87,6 +90,17 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     }
     if gaps.len() > GAPS_SHOWN {
         writeln!(out, "... and {} more gaps (see --json)", gaps.len() - GAPS_SHOWN)?;
+    }
+    for lost in evidence.lost.iter().take(GAPS_SHOWN) {
+        writeln!(out, "{lost}")?;
+    }
+    if evidence.clock_stopped_ms > CLOCK_STOPPED_MS_MIN {
+        writeln!(
+            out,
+            "the guest's clock stood still for up to {:.1} ms of the journal's: the guest cannot \
+             have felt that gap",
+            evidence.clock_stopped_ms
+        )?;
     }
     for (index, writer) in evidence.writers.iter().enumerate() {
         match writer {

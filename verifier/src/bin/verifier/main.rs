@@ -1,8 +1,11 @@
 //! `verifier`: prove a region, or compare two.
 
+mod collect;
 mod compare;
+mod image;
 mod journal;
 mod scan;
+mod show;
 
 use std::process::ExitCode;
 
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// Check every line of a region against its journal
     Scan(scan::Args),
+    /// Find a region in an image of a VM's physical memory, and check every line of it
+    Image(image::Args),
     /// Hash a region: SHA-256 of 2 MiB leaves, and a root
     Manifest(compare::ManifestArgs),
     /// Compare two regions, or manifests of them
@@ -32,6 +37,10 @@ enum Command {
     Journal(journal::JournalArgs),
     /// Follow a journal while it is written
     Watch(journal::WatchArgs),
+    /// Collect heartbeats from UDP, a Unix socket or a serial line into a journal
+    Collect(collect::Args),
+    /// Plant faults in a small region and look for each: a verifier that looks away fails
+    SelfTest,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +50,9 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::compare(&args),
         Command::Journal(args) => journal::journal(&args),
         Command::Watch(args) => journal::watch(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Collect(args) => collect::run(&args),
+        Command::SelfTest => self_test(),
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
@@ -49,4 +61,20 @@ fn main() -> ExitCode {
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+fn self_test() -> anyhow::Result<verifier::verdict::Verdict> {
+    use std::io::Write;
+    let scan = |region: &_, workload: &_, watermarks: &_| {
+        verifier::scan::scan(region, workload, verifier::scan::Moment::Exact, watermarks, |_| {})
+    };
+    let (verdict, text) = match verifier::self_test::run(scan) {
+        Ok(planted) => {
+            let text = format!("{planted} faults planted, one after the other; each was found");
+            (verifier::verdict::Verdict::Proven, text)
+        }
+        Err(reason) => (verifier::verdict::Verdict::Wrong, reason),
+    };
+    writeln!(std::io::stdout(), "{verdict}: {text}")?;
+    Ok(verdict)
 }

@@ -8,16 +8,19 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use verifier::evidence::{self, Evidence};
 use verifier::extent::Faults;
-use verifier::scan::{Moment, Scan, infer_watermarks, scan};
+use verifier::infer::infer_watermarks;
+use verifier::scan::{self, Moment, Scan};
 use verifier::verdict::Verdict;
 use workload::journal::{Journal, JournalError};
 use workload::region::Region;
 use workload::spec::Workload;
 
+use crate::show::{self, Progress};
+
 /// Longest wait for a running writer's next heartbeat.
 const HEARTBEAT_WAIT: Duration = Duration::from_secs(5);
-/// Extents shown as text; JSON has all that were kept.
-const EXTENTS_SHOWN: usize = 40;
+/// Time after which wrong memory at rest is looked at again.
+const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
@@ -66,9 +69,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     };
     let workload = journal.spec.resolve()?;
     let region = Region::open(&args.region, journal.spec.memory)?;
-    let outcome = match region.is_live() {
+    // A generator that holds its writers still has said so in the journal.
+    let running = region.is_live() && !evidence::judge(&journal).at_rest();
+    let outcome = match running {
         true => scan_running(args, &workload, &region)?,
-        false => scan_at_rest(&journal, &workload, &region),
+        false => scan_at_rest(args, &journal, &workload, &region)?,
     };
     print(args, &workload, &outcome)?;
     Ok(outcome.verdict)
@@ -94,30 +99,50 @@ struct Outcome {
     evidence: Evidence,
 }
 
-fn scan_at_rest(journal: &Journal, workload: &Workload, region: &Region) -> Outcome {
+fn scan_at_rest(
+    args: &Args,
+    journal: &Journal,
+    workload: &Workload,
+    region: &Region,
+) -> anyhow::Result<Outcome> {
     let evidence = evidence::judge(journal);
     let journalled = evidence.watermarks();
     let mut reasons = Vec::new();
-    let (moment, name) = if evidence.at_rest() {
-        (Moment::Exact(journalled.clone()), "at rest")
+    let (moment, watermarks, name) = if evidence.at_rest() {
+        (Moment::Exact, journalled, "at rest")
     } else {
         let inferred = infer_watermarks(region, workload, &journalled);
         let beyond: u64 = inferred.iter().zip(&journalled).map(|(i, j)| i - j).sum();
         reasons.push(format!(
             "the journal does not say where the writers stopped; memory shows {beyond} operations after the last heartbeats"
         ));
-        (Moment::Stopped(inferred), "stopped without a last word")
+        (Moment::Stopped, inferred, "stopped without a last word")
     };
-    let scan = scan(region, workload, &moment, |_| {});
-    let watermarks = match moment {
-        Moment::Exact(w) | Moment::Stopped(w) | Moment::Running(w) => w,
-    };
-    conclude(evidence, scan, name, watermarks, reasons)
+    let scan = look(workload, region, moment, &watermarks);
+    let mut changed = read_journal(&args.journal)?.beats.len() != journal.beats.len();
+    if !scan.faults.is_empty() {
+        // What is wrong and at rest is still wrong in the same way a moment later.
+        std::thread::sleep(SECOND_LOOK);
+        let again = scan::scan(region, workload, moment, &watermarks, |_| {});
+        changed |= again.faults != scan.faults;
+    }
+    let mut outcome = conclude(workload, evidence, scan, name, watermarks, reasons);
+    if changed {
+        outcome.verdict = Verdict::Inconclusive;
+        outcome.reasons.push("the region changed while it was scanned as being at rest".to_owned());
+    }
+    Ok(outcome)
+}
+
+/// Scans with progress on standard error.
+fn look(workload: &Workload, region: &Region, moment: Moment, watermarks: &[u64]) -> Scan {
+    let progress = Progress::new(region.pages());
+    scan::scan(region, workload, moment, watermarks, |pages| progress.add(pages))
 }
 
 fn scan_running(args: &Args, workload: &Workload, region: &Region) -> anyhow::Result<Outcome> {
     let before = evidence::judge(&read_journal(&args.journal)?).watermarks();
-    let scan = scan(region, workload, &Moment::Running(before.clone()), |_| {});
+    let scan = look(workload, region, Moment::Running, &before);
     let mut reasons = Vec::new();
     // Everything seen must be accounted for by a watermark that was journalled later.
     let start = Instant::now();
@@ -137,7 +162,7 @@ fn scan_running(args: &Args, workload: &Workload, region: &Region) -> anyhow::Re
         }
     };
     let unaccounted = !reasons.is_empty();
-    let mut outcome = conclude(evidence, scan, "running", before, reasons);
+    let mut outcome = conclude(workload, evidence, scan, "running", before, reasons);
     if unaccounted {
         outcome.verdict = outcome.verdict.and(Verdict::Inconclusive);
     }
@@ -145,6 +170,7 @@ fn scan_running(args: &Args, workload: &Workload, region: &Region) -> anyhow::Re
 }
 
 fn conclude(
+    workload: &Workload,
     evidence: Evidence,
     scan: Scan,
     moment: &'static str,
@@ -152,9 +178,11 @@ fn conclude(
     mut reasons: Vec<String>,
 ) -> Outcome {
     let mut verdict = evidence.verdict();
-    reasons.extend(evidence.breaches.iter().map(ToString::to_string));
-    for writer in evidence.idle_writers() {
-        reasons.push(format!("writer {writer} was never seen to advance"));
+    reasons.extend(show::notes(&evidence));
+    let lines_wanted = workload.lines();
+    if scan.lines != lines_wanted {
+        verdict = verdict.and(Verdict::Inconclusive);
+        reasons.push(format!("only {} of {lines_wanted} lines were looked at", scan.lines));
     }
     if !scan.faults.is_empty() {
         verdict = Verdict::Wrong;
@@ -168,7 +196,6 @@ fn conclude(
 fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let scan = &outcome.scan;
-    let in_common = scan.faults.in_common(workload);
     if args.json {
         let report = Report {
             schema: 1,
@@ -180,34 +207,14 @@ fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<
             unstable_lines: scan.unstable_lines,
             seconds: scan.elapsed.as_secs_f64(),
             faults: &scan.faults,
-            in_common,
+            in_common: scan.faults.in_common(workload),
             journal: &outcome.evidence,
         };
         serde_json::to_writer(&mut out, &report)?;
         writeln!(out)?;
         return Ok(());
     }
-    for extent in scan.faults.extents.iter().take(EXTENTS_SHOWN) {
-        let found = extent.found.map_or("none".to_owned(), |g| g.to_string());
-        writeln!(
-            out,
-            "{:#014x}  {:>8} bytes  page {:<8} writer {:<3} expected generation {}, found {found}: {}, first wrong byte at {:#x}",
-            extent.address,
-            extent.bytes,
-            extent.page,
-            extent.writer,
-            extent.expected,
-            extent.class,
-            extent.first_wrong_byte
-        )?;
-    }
-    let hidden = scan.faults.extents.len().saturating_sub(EXTENTS_SHOWN);
-    if hidden > 0 {
-        writeln!(out, "... and {hidden} more extents (see --json)")?;
-    }
-    for fact in in_common {
-        writeln!(out, "in common: {fact}")?;
-    }
+    show::faults(&mut out, &scan.faults, workload, |_| String::new())?;
     for reason in &outcome.reasons {
         writeln!(out, "note: {reason}")?;
     }

@@ -1,6 +1,12 @@
 //! `workload`: fill a region with stamped lines and keep dirtying it at a chosen rate.
 
+mod control;
+mod guest;
+mod init;
+mod list;
+mod report;
 mod run;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -21,30 +27,27 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Fill a region and dirty it until the duration is over or Ctrl-C
-    Run(run::Args),
-    /// List the patterns
+    Run(Box<run::Args>),
+    /// List the workloads, contents and rates
     List,
+    /// Show a workload's settings and how many distinct pages it dirties over time
+    Show(list::ShowArgs),
+    /// Make a trace from the dirty bitmaps that a hypervisor logged
+    Trace(trace::Args),
 }
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::run();
+    }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
-        Command::List => list(),
+        Command::List => list::list().map(|()| exit::PROVEN),
+        Command::Show(args) => list::show(&args).map(|()| exit::PROVEN),
+        Command::Trace(args) => trace::run(&args).map(|()| exit::PROVEN),
     };
-    match result {
-        Ok(()) => ExitCode::from(exit::PROVEN),
-        Err(e) => {
-            eprintln!("workload: {}", exit::one_line(e.as_ref()));
-            ExitCode::from(exit::USAGE)
-        }
-    }
-}
-
-fn list() -> anyhow::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    for (_, name, what) in workload::spec::PatternKind::ALL {
-        writeln!(out, "{name:<10} {what}")?;
-    }
-    Ok(())
+    ExitCode::from(result.unwrap_or_else(|e| {
+        eprintln!("workload: {}", exit::one_line(e.as_ref()));
+        exit::USAGE
+    }))
 }

@@ -3,43 +3,66 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use serde::Serialize;
-use workload::heartbeat::{self, Heart};
+use workload::dirty::DirtyPages;
+use workload::exit;
+use workload::heartbeat::{self, BEAT_INTERVAL, Heart};
+use workload::hiccup::Watch;
 use workload::interrupt;
 use workload::journal::{JournalWriter, Motion, RunId};
-use workload::machine;
+use workload::machine::{self, MemorySize};
+use workload::outlet::OutletAddress;
+use workload::profile::Profile;
+use workload::rate::{Demand, Unit};
 use workload::region::Region;
-use workload::spec::{ContentKind, PatternKind, WorkloadSpec};
-use workload::stats::{Latency, Stats};
+use workload::schedule::CatchUp;
+use workload::spec::{Workload, WorkloadSpec};
+use workload::trace::TraceWriter;
 use workload::units::{Bytes, Rate, parse_duration};
-use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
+use workload::writer::{BeforeWrite, Watermarks};
+
+use crate::control::{Control, ControlAddress};
+use crate::guest::{self, Guest};
+use crate::report::{Sample, Summary, WhatRan, Window};
+
+/// How often the watermarks are looked at, for the timeline and for commands.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// Length of the windows in which the kernel's dirty pages are counted.
+const WINDOW: Duration = Duration::from_secs(1);
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
-    workload run --memory 512MiB --pattern stream --rate 200MB/s --writers 2 --seed 7 \\\n      \
+    workload run --memory 512MiB --workload stream --rate 200MB/s --writers 2 --seed 7 \\\n      \
     --duration 30s --file region --journal journal\n  \
-    verifier scan region --journal journal")]
+    verifier scan region --journal journal\n\n  \
+    workload run --workload zipf,theta=0.99,content=text --rate 100MB/s..1GB/s/10s\n  \
+    workload run --workload touch --memory 50% --rate 20000pages/s --heartbeat udp:10.0.0.1:7007\n\n\
+    In a VM, as init: workload.memory=50% workload.rate=100MB/s on the kernel command line;\n\
+    heartbeats and commands (pause, scan, resume, rate R, stop) then go over /dev/ttyS0.")]
 pub(crate) struct Args {
-    /// Size of the region
-    #[arg(long, default_value = "512MiB")]
-    memory: Bytes,
-    /// Order of writing (see `workload list`)
-    #[arg(long, default_value = "stream")]
-    pattern: PatternKind,
-    /// Bytes of records written per second by all writers together, or `unlimited`
+    /// What to write: a name with settings, or a TOML file (see `workload list`)
+    #[arg(long, alias = "pattern", value_name = "NAME|FILE", default_value = "stream",
+          value_parser = Profile::from_argument)]
+    workload: Profile,
+    /// Size of the region, in bytes or as a share of the available memory (50%)
+    #[arg(long, default_value = "512MiB", value_name = "SIZE|SHARE")]
+    memory: MemorySize,
+    /// How fast all writers together write: 100MB/s, 20000pages/s, a ramp 100MB/s..1GB/s/10s,
+    /// steps 100MB/s/5s,1GB/s/5s, or unlimited
     #[arg(long, default_value = "100MB/s")]
     rate: Demand,
+    /// Work that is late: skip, bounded[:TIME] (made up for while at most so late), unbounded
+    #[arg(long, default_value = "bounded")]
+    catch_up: CatchUp,
     /// Writers, one thread each
     #[arg(long, default_value_t = 1)]
     writers: u32,
-    /// Bytes per record: a power of two from 64 to 2MiB
-    #[arg(long, default_value = "4KiB")]
-    record: Bytes,
+    /// Bytes per record: a power of two from 64 to 2MiB [default: the workload's]
+    #[arg(long)]
+    record: Option<Bytes>,
     /// Determines every byte that is written
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -49,201 +72,312 @@ pub(crate) struct Args {
     /// Keep the region in this file (on tmpfs for memory speed) instead of anonymous memory
     #[arg(long)]
     file: Option<PathBuf>,
-    /// Write heartbeats to this file or pipe; `verifier scan` needs them
+    /// Use huge pages, which must have been reserved
+    #[arg(long, conflicts_with = "file")]
+    huge_pages: bool,
+    /// Lock the region into memory
     #[arg(long)]
-    journal: Option<PathBuf>,
+    lock: bool,
+    /// Where heartbeats go: FILE, udp:HOST:PORT, unix:PATH or serial:TTY; `verifier` needs them
+    #[arg(long, alias = "journal", value_name = "WHERE")]
+    heartbeat: Option<OutletAddress>,
+    /// Time between two heartbeats
+    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = parse_duration)]
+    heartbeat_interval: Duration,
+    /// Take commands from stdin, a named pipe or serial:TTY
+    #[arg(long, value_name = "WHERE")]
+    control: Option<ControlAddress>,
+    /// Compare each record with what it must hold before it is overwritten
+    #[arg(long)]
+    check_before_write: bool,
+    /// Count distinct dirty pages by the kernel's own information (implied by a rate in pages/s)
+    #[arg(long)]
+    count_pages: bool,
+    /// Record which pages get dirty, for `--workload trace,file=FILE`
+    #[arg(long, value_name = "FILE")]
+    record_trace: Option<PathBuf>,
+    /// Interval of the recorded trace
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
+    trace_interval: Duration,
     /// Print the summary as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-/// How fast to write.
-#[derive(Clone, Copy)]
-enum Demand {
-    Limited(Rate),
-    Unlimited,
-}
+impl Args {
+    fn spec(&self) -> anyhow::Result<WorkloadSpec> {
+        let mut profile = self.workload.clone();
+        profile.record = self.record.unwrap_or(profile.record);
+        let memory = self.memory.resolve().map_err(anyhow::Error::msg)?;
+        Ok(WorkloadSpec { seed: self.seed, memory, writers: self.writers, workload: profile })
+    }
 
-impl std::str::FromStr for Demand {
-    type Err = workload::units::UnitError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "unlimited" => Ok(Self::Unlimited),
-            rate => rate.parse().map(Self::Limited),
+    /// What is wrong beyond what the parser sees.
+    fn check(&self) -> anyhow::Result<()> {
+        let least = Duration::from_millis(1);
+        anyhow::ensure!(
+            self.heartbeat_interval >= least,
+            "--heartbeat-interval must be at least 1ms"
+        );
+        anyhow::ensure!(self.trace_interval >= least, "--trace-interval must be at least 1ms");
+        anyhow::ensure!(
+            !(self.record_trace.is_some() && self.counts_pages()),
+            "--record-trace and counting pages both take the kernel's dirty information; choose one"
+        );
+        Ok(())
+    }
+
+    fn counts_pages(&self) -> bool {
+        self.count_pages || matches!(self.rate, Demand::Scheduled { unit: Unit::Pages, .. })
+    }
+
+    fn region(&self, memory: Bytes) -> anyhow::Result<Region> {
+        let region = match &self.file {
+            Some(path) => Region::create(path, memory)?,
+            None if self.huge_pages => Region::huge(memory)?,
+            None => Region::anonymous(memory)?,
+        };
+        if self.lock {
+            region.lock()?;
         }
+        Ok(region)
     }
 }
 
-/// The summary, as printed with `--json`. Rates in bytes per second, times in seconds.
-#[derive(Serialize)]
-struct Summary {
-    schema: u32,
-    run: String,
-    spec: WorkloadSpec,
-    seconds: f64,
-    rate_wanted: Option<Rate>,
-    rate_achieved: f64,
-    operations: u64,
-    late: u64,
-    missed: u64,
-    watermarks: Vec<u64>,
-    service: Latency,
-    from_intended: Latency,
-}
-
-/// Runs freely until told to stop.
-struct ThreadVcpu {
-    stop: Arc<AtomicBool>,
-}
-
-impl Vcpu for ThreadVcpu {
-    fn checkpoint(&mut self) -> Checkpoint {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Checkpoint::Stop,
-            false => Checkpoint::Go { held: Duration::ZERO },
-        }
-    }
-}
-
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let spec = WorkloadSpec {
-        seed: args.seed,
-        memory: args.memory,
-        writers: args.writers,
-        record: args.record,
-        pattern: args.pattern,
-        content: ContentKind::Random,
-    };
-    let workload = Arc::new(spec.resolve()?);
+/// Runs to the end; the exit code says whether the writers found memory right.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    args.check()?;
+    let workload = Arc::new(args.spec()?.resolve()?);
+    let spec = workload.spec().clone();
+    // Says what cannot be before memory is filled.
+    let plan = guest::plan(&workload, &args.rate)?;
     machine::require_memory(spec.memory)?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
+    let mut control = args.control.as_ref().map(Control::open).transpose()?;
 
-    let region = Arc::new(match &args.file {
-        Some(path) => Region::create(path, spec.memory)?,
-        None => Region::anonymous(spec.memory)?,
-    });
+    let region = Arc::new(args.region(spec.memory)?);
     let run_id = RunId::random();
-    let mut journal = match &args.journal {
-        Some(path) => Some(JournalWriter::create(path, run_id, &spec)?),
+    let mut journal = match &args.heartbeat {
+        Some(address) => Some(JournalWriter::start(address, run_id, &spec)?),
         None => None,
     };
-    eprintln!("workload: filling {} with seed {}", spec.memory, spec.seed);
+    eprintln!("workload: filling {} with seed {}: {}", spec.memory, spec.seed, spec.workload);
     region.fill(&workload, |_| {});
 
-    let watermarks = Watermarks::new(&vec![0; spec.writers as usize]);
     if let Some(journal) = &mut journal {
-        heartbeat::beat(&watermarks, 0, Motion::Running, journal)?;
+        let fill = Watermarks::new(&vec![0; spec.writers as usize]);
+        heartbeat::beat(&fill, 0, Motion::Running, journal)?;
     }
+    let before_write = match args.check_before_write {
+        true => BeforeWrite::Check,
+        false => BeforeWrite::Trust,
+    };
+    let mut pages = Pages::watch(args, &region)?;
+    let watch = Watch::start().context("cannot watch for hiccups")?;
+    let start = Instant::now();
+    let guest = Guest::start(workload.clone(), region, &args.rate, args.catch_up, before_write)?;
+    let watermarks = guest.watermarks.clone();
     let heart = match journal {
-        Some(journal) => Some(Heart::start(watermarks.clone(), 0, journal)?),
+        Some(journal) => {
+            let interval =
+                args.heartbeat_interval.max(Duration::from_millis(1)).min(10 * BEAT_INTERVAL);
+            Some(Heart::start_every(interval, watermarks.clone(), 0, journal)?)
+        }
         None => None,
     };
-    let start = Instant::now();
-    let stats = write_until_done(args, &workload, &region, &watermarks)?;
+    let observed = observe(args, &guest, start, &mut control, run_id, &mut pages)?;
+    let stats = guest.stop()?;
     let seconds = start.elapsed().as_secs_f64();
-    if let Some(heart) = heart {
-        let mut journal = heart.stop().context("the journal is not complete")?;
-        heartbeat::beat(&watermarks, 0, Motion::AtRest, &mut journal)?;
-    }
-    let summary = Summary {
-        schema: 1,
-        run: run_id.to_string(),
-        seconds,
-        rate_wanted: match args.rate {
-            Demand::Limited(rate) => Some(rate),
-            Demand::Unlimited => None,
-        },
-        rate_achieved: (stats.operations * spec.record.0) as f64 / seconds,
-        operations: stats.operations,
-        late: stats.late,
-        missed: stats.missed,
-        watermarks: watermarks.read(),
-        service: stats.service(),
-        from_intended: stats.from_intended(),
-        spec,
+    let felt = watch.stop();
+    let refused = match heart {
+        Some(heart) => {
+            let mut journal = heart.stop().context("the journal is not complete")?;
+            heartbeat::beat(&watermarks, 0, Motion::AtRest, &mut journal)?;
+            journal.refused()
+        }
+        None => 0,
     };
-    print(args, &summary)
+    let windows = pages.finish()?;
+    let what = WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds };
+    let summary =
+        Summary::new(&what, &stats, felt, &observed, &windows, refused, watermarks.read());
+    let mut out = std::io::stdout().lock();
+    match args.json {
+        true => {
+            serde_json::to_writer(&mut out, &summary)?;
+            writeln!(out)?;
+        }
+        false => summary.print(&mut out)?,
+    }
+    Ok(if stats.findings > 0 { exit::WRONG } else { exit::PROVEN })
 }
 
-fn write_until_done(
+/// Watches the guest until it is over: samples for the timeline, commands, progress.
+fn observe(
     args: &Args,
-    workload: &Arc<workload::spec::Workload>,
-    region: &Arc<Region>,
-    watermarks: &Watermarks,
-) -> anyhow::Result<Stats> {
-    let pace = match args.rate {
-        Demand::Limited(rate) => Pace::BytesPerSecond(rate.0 as f64 / f64::from(args.writers)),
-        Demand::Unlimited => Pace::Unlimited,
-    };
-    let stop = Arc::new(AtomicBool::new(false));
-    let threads: Vec<_> = (0..args.writers as usize)
-        .map(|index| {
-            let mut writer =
-                Writer::new(workload.clone(), region.clone(), watermarks.clone(), index);
-            let mut vcpu = ThreadVcpu { stop: stop.clone() };
-            std::thread::Builder::new()
-                .name(format!("writer-{index}"))
-                .spawn(move || writer.run(pace, &mut vcpu, u64::MAX))
-        })
-        .collect::<Result<_, _>>()
-        .context("cannot start the writers")?;
-
-    let start = Instant::now();
-    let record = args.record.0;
-    let (mut shown, mut shown_bytes) = (start, 0);
-    let step = if std::io::stderr().is_terminal() { 1 } else { 5 };
-    while interrupt::count() == 0 && args.duration.is_none_or(|d| start.elapsed() < d) {
-        let rest = args.duration.map_or(Duration::MAX, |d| d.saturating_sub(start.elapsed()));
-        std::thread::sleep(rest.min(Duration::from_millis(50)));
-        if shown.elapsed() >= Duration::from_secs(step) {
-            let bytes = watermarks.read().iter().sum::<u64>() * record;
-            let rate = (bytes - shown_bytes) as f64 / shown.elapsed().as_secs_f64();
-            eprintln!(
-                "workload: {:>4.0} s  {:>10} written  {:>12}",
-                start.elapsed().as_secs_f64(),
-                Bytes(bytes),
-                Rate(rate as u64)
-            );
-            (shown, shown_bytes) = (Instant::now(), bytes);
+    guest: &Guest,
+    start: Instant,
+    control: &mut Option<Control>,
+    run: RunId,
+    pages: &mut Pages,
+) -> anyhow::Result<Vec<Sample>> {
+    let record = guest.workload.spec().workload.record.0;
+    let mut line = Line::new(args);
+    let mut samples = vec![Sample::default()];
+    let mut next = start + SAMPLE;
+    loop {
+        let end = args.duration.map(|d| start + d);
+        let wake = end.map_or(next, |end| next.min(end)).min(pages.next());
+        std::thread::sleep(wake.saturating_duration_since(Instant::now()));
+        pages.look(guest)?;
+        let stop = control.as_mut().is_some_and(|control| control.obey(guest, run));
+        let now = Instant::now();
+        let over = stop || interrupt::count() > 0 || end.is_some_and(|end| now >= end);
+        if now >= next || over {
+            let operations: u64 = guest.watermarks.read().iter().sum();
+            let seconds = start.elapsed().as_secs_f64();
+            samples.push(Sample { seconds, bytes: operations * record });
+            line.show(&samples);
+            next = (next + SAMPLE).max(now);
+        }
+        if over {
+            line.end();
+            return Ok(samples);
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    let mut stats = Stats::default();
-    for thread in threads {
-        let one = thread.join().map_err(|_| anyhow::anyhow!("a writer died"))?;
-        stats.merge(&one);
-    }
-    Ok(stats)
 }
 
-fn print(args: &Args, summary: &Summary) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        serde_json::to_writer(&mut out, summary)?;
-        writeln!(out)?;
-        return Ok(());
-    }
-    let us = |ns: u64| format!("{:.1} us", ns as f64 / 1e3);
-    let wanted = summary.rate_wanted.map_or("unlimited".to_owned(), |r| r.to_string());
-    writeln!(
-        out,
-        "{} operations in {:.2} s: {} written per second, {wanted} wanted",
-        summary.operations,
-        summary.seconds,
-        Rate(summary.rate_achieved as u64),
-    )?;
-    writeln!(out, "{} late (caught up), {} missed", summary.late, summary.missed)?;
-    for (name, l) in
-        [("service", &summary.service), ("from intended start", &summary.from_intended)]
-    {
-        writeln!(
-            out,
-            "{name:<20} p50 {:>10}  p99 {:>10}  p99.9 {:>10}  max {:>10}",
-            us(l.p50_ns),
-            us(l.p99_ns),
-            us(l.p999_ns),
-            us(l.max_ns)
+/// What the kernel says about dirty pages, for the count or for a trace.
+enum Pages {
+    Unwatched,
+    Counted { dirty: DirtyPages, next: Instant, windows: Vec<Window> },
+    Recorded { dirty: DirtyPages, next: Instant, interval: Duration, trace: Box<TraceWriter> },
+}
+
+impl Pages {
+    fn watch(args: &Args, region: &Arc<Region>) -> anyhow::Result<Self> {
+        if !args.counts_pages() && args.record_trace.is_none() {
+            return Ok(Self::Unwatched);
+        }
+        let dirty = DirtyPages::watch(region.clone()).context(
+            "cannot ask the kernel for dirty pages (needs Linux 6.7, and no --file on a disk)",
         )?;
+        Ok(match &args.record_trace {
+            None => Self::Counted { dirty, next: Instant::now() + WINDOW, windows: Vec::new() },
+            Some(path) => {
+                let interval = args.trace_interval;
+                let nanoseconds = u64::try_from(interval.as_nanos())?;
+                let trace = TraceWriter::create(path, region.pages(), nanoseconds)?;
+                let trace = Box::new(trace);
+                Self::Recorded { dirty, next: Instant::now() + interval, interval, trace }
+            }
+        })
     }
-    Ok(())
+
+    fn next(&self) -> Instant {
+        match self {
+            Self::Unwatched => Instant::now() + SAMPLE,
+            Self::Counted { next, .. } | Self::Recorded { next, .. } => *next,
+        }
+    }
+
+    fn look(&mut self, guest: &Guest) -> anyhow::Result<()> {
+        if Instant::now() < self.next() {
+            return Ok(());
+        }
+        let count = |dirty: &mut DirtyPages| dirty.harvest().context("cannot count dirty pages");
+        match self {
+            Self::Unwatched => {}
+            Self::Counted { dirty, next, windows } => {
+                // Before and after, because writers go on during the look; the truth lies between.
+                let before = guest.watermarks.read();
+                let pages = count(dirty)?.iter().map(|run| run.end - run.start).sum();
+                let after = guest.watermarks.read();
+                let middle = before.iter().zip(&after).map(|(b, a)| b + (a - b) / 2).collect();
+                windows.push(Window { watermarks: middle, pages });
+                *next += WINDOW;
+            }
+            Self::Recorded { dirty, next, interval, trace } => {
+                trace.interval(&count(dirty)?)?;
+                *next += *interval;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> anyhow::Result<Vec<Window>> {
+        match self {
+            Self::Unwatched => Ok(Vec::new()),
+            Self::Counted { windows, .. } => Ok(windows),
+            Self::Recorded { trace, .. } => {
+                trace.finish()?;
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+/// The live line: one that changes on a terminal, one every five seconds elsewhere.
+struct Line {
+    terminal: bool,
+    duration: Option<Duration>,
+    shown_s: f64,
+}
+
+impl Line {
+    fn new(args: &Args) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Self { terminal, duration: args.duration, shown_s: 0.0 }
+    }
+
+    fn show(&mut self, samples: &[Sample]) {
+        let Some(last) = samples.last() else { return };
+        let step = if self.terminal { 0.5 } else { 5.0 };
+        if last.seconds - self.shown_s < step {
+            return;
+        }
+        self.shown_s = last.seconds;
+        // The rate over the last second.
+        let earlier = samples.iter().rev().find(|s| last.seconds - s.seconds >= 0.99);
+        let earlier = earlier.copied().unwrap_or_default();
+        let rate = (last.bytes - earlier.bytes) as f64 / (last.seconds - earlier.seconds).max(1e-9);
+        let of = self.duration.map_or(String::new(), |d| format!(" of {:.0} s", d.as_secs_f64()));
+        let text = format!(
+            "workload: {:>4.0} s{of}  {:>10} written  {:>12}",
+            last.seconds,
+            Bytes(last.bytes),
+            Rate(rate as u64)
+        );
+        match self.terminal {
+            true => eprint!("\r{text:<79.79}"),
+            false => eprintln!("{text}"),
+        }
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            eprint!("\r{:<79}\r", "");
+        }
+    }
+}
+
+/// The workload of a run, for reports.
+pub(crate) fn distinct(workload: &Workload, windows: &[Window]) -> Option<u64> {
+    use workload::unique::{OPERATIONS_MAX, Unique};
+    let last = windows.last()?;
+    if last.watermarks.iter().sum::<u64>() > OPERATIONS_MAX {
+        return None;
+    }
+    let mut pages = 0;
+    for writer in 0..workload.shares().len() {
+        let mut unique = Unique::starting_at(workload, writer, 0);
+        for window in windows {
+            unique.restart();
+            while unique.operations < window.watermarks[writer] {
+                unique.step();
+            }
+            pages += unique.pages;
+        }
+    }
+    Some(pages)
 }

@@ -1,0 +1,266 @@
+//! `verifier image`: prove a guest from the outside, by an image of its physical memory.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use serde::{Deserialize, Serialize};
+use verifier::evidence::{self, Evidence};
+use verifier::extent::Faults;
+use verifier::image::{Found, Image};
+use verifier::infer::infer_watermarks;
+use verifier::scan::{Moment, Scan, scan};
+use verifier::verdict::Verdict;
+use workload::PAGE_BYTES;
+use workload::spec::Workload;
+use workload::units::Bytes;
+
+use crate::scan::read_journal;
+use crate::show::{Progress, faults, notes};
+
+/// Pages shown of each kind as text; JSON has all.
+const PAGES_SHOWN: usize = 10;
+
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    (QEMU monitor) stop; pmemsave 0 0x20000000 guest.mem\n  \
+    verifier image guest.mem --journal journal\n\n  \
+    verifier image source.mem --journal journal --write-map map.json\n  \
+    verifier image destination.mem --journal journal --map map.json\n\n\
+    Raw images (pmemsave, snapshot memory files, .vmem) and ELF cores (dump-guest-memory).\n\
+    Which page is which is read from the pages themselves. A map, made from a dump of the same\n\
+    guest before, also proves that each page is where it was: a guest does not notice a\n\
+    migration, so its pages keep their physical addresses.")]
+pub(crate) struct Args {
+    /// Image of the guest's physical memory
+    image: PathBuf,
+    /// Journal of the guest's heartbeats
+    #[arg(long)]
+    journal: PathBuf,
+    /// Compare the pages' places with this map
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    /// Write down where the pages were found
+    #[arg(long, value_name = "FILE")]
+    write_map: Option<PathBuf>,
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the pages of a region lay.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Map {
+    schema: u32,
+    run: String,
+    /// Guest-physical address by page of the region; absent where not found.
+    places: Vec<Option<u64>>,
+}
+
+/// A page that is not where it was, or not where its neighbours are.
+#[derive(Serialize)]
+struct Moved {
+    page: u64,
+    physical: u64,
+    expected_physical: u64,
+}
+
+/// The report, as printed with `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    verdict: Verdict,
+    reasons: &'a [String],
+    watermarks: Vec<u64>,
+    pages_found: u64,
+    pages_missing: &'a [u64],
+    pages_expected_zero: u64,
+    /// Region page and guest-physical address.
+    older_copies: &'a [(u64, u64)],
+    moved: &'a [Moved],
+    out_of_order: &'a [Moved],
+    lines: u64,
+    seconds: f64,
+    faults: &'a Faults,
+    in_common: Vec<String>,
+    journal: &'a Evidence,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
+    let journal = read_journal(&args.journal)?;
+    let workload = journal.spec.resolve()?;
+    let image = Image::open(&args.image)?;
+    let progress = Progress::new(image.pages());
+    let found = image.find(&workload, |pages| progress.add(pages))?;
+    drop(progress);
+
+    let evidence = evidence::judge(&journal);
+    let mut verdict = evidence.verdict();
+    let mut reasons = notes(&evidence);
+    let journalled = evidence.watermarks();
+    let (moment, watermarks) = match evidence.at_rest() {
+        true => (Moment::Exact, journalled),
+        false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),
+    };
+    let scan = scan(&found, &workload, moment, &watermarks, |_| {});
+    let (missing, zero_pages) = found.missing(&workload, &scan.expected);
+    let map = Map {
+        schema: 1,
+        run: journal.run.to_string(),
+        places: (0..workload.spec().memory.0 / PAGE_BYTES).map(|p| found.physical(p)).collect(),
+    };
+    if let Some(path) = &args.write_map {
+        std::fs::write(path, serde_json::to_string(&map)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let moved = match &args.map {
+        Some(path) => moved(&read_map(path, &map)?, &map),
+        None => Vec::new(),
+    };
+    let out_of_order: Vec<Moved> = found
+        .out_of_order()
+        .into_iter()
+        .map(|(page, physical, expected_physical)| Moved { page, physical, expected_physical })
+        .collect();
+
+    if found.pages() == 0 {
+        anyhow::bail!(
+            "{} holds no page of run {} (seed {}): is it the memory of another guest?",
+            args.image.display(),
+            journal.run,
+            journal.spec.seed
+        );
+    }
+    if !missing.is_empty() {
+        reasons.push(format!("{} pages are MISSING", missing.len()));
+    }
+    if !moved.is_empty() {
+        reasons.push(format!("{} pages are MISPLACED against the map", moved.len()));
+    }
+    for (class, lines) in &scan.faults.lines {
+        reasons.push(format!("{lines} lines are {class}"));
+    }
+    if !(missing.is_empty() && moved.is_empty() && scan.faults.is_empty()) {
+        verdict = Verdict::Wrong;
+    }
+    let copies = found.copies.len();
+    if copies > 0 {
+        reasons.push(format!(
+            "{copies} older copies of pages lie elsewhere in the image (freed memory)"
+        ));
+    }
+    if zero_pages > 0 {
+        reasons.push(format!(
+            "{zero_pages} pages must be all zero, and are not in the image as anything else"
+        ));
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let report = Report {
+            schema: 1,
+            verdict,
+            reasons: &reasons,
+            watermarks,
+            pages_found: found.pages(),
+            pages_missing: &missing,
+            pages_expected_zero: zero_pages,
+            older_copies: &found.copies,
+            moved: &moved,
+            out_of_order: &out_of_order,
+            lines: scan.lines,
+            seconds: scan.elapsed.as_secs_f64(),
+            faults: &scan.faults,
+            in_common: scan.faults.in_common(&workload),
+            journal: &evidence,
+        };
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+        return Ok(verdict);
+    }
+    print(&mut out, &found, &workload, &scan)?;
+    print_pages(&mut out, &missing, &moved, &out_of_order)?;
+    for reason in &reasons {
+        writeln!(out, "note: {reason}")?;
+    }
+    let pages = workload.spec().memory.0 / PAGE_BYTES;
+    writeln!(
+        out,
+        "{verdict}: {} of {pages} pages ({}) found in an image of {}, watermarks {watermarks:?}",
+        found.pages(),
+        workload.spec().memory,
+        Bytes(image.pages() * PAGE_BYTES)
+    )?;
+    Ok(verdict)
+}
+
+fn print(
+    out: &mut impl Write,
+    found: &Found<'_>,
+    workload: &Workload,
+    scan: &Scan,
+) -> std::io::Result<()> {
+    faults(out, &scan.faults, workload, |address| {
+        let physical = found.physical(address / PAGE_BYTES).unwrap_or(0) + address % PAGE_BYTES;
+        format!(", guest-physical {physical:#x}")
+    })
+}
+
+fn print_pages(
+    out: &mut impl Write,
+    missing: &[u64],
+    moved: &[Moved],
+    out_of_order: &[Moved],
+) -> std::io::Result<()> {
+    for page in missing.iter().take(PAGES_SHOWN) {
+        writeln!(out, "page {page} (region {:#x}): MISSING", page * PAGE_BYTES)?;
+    }
+    for Moved { page, physical, expected_physical } in moved.iter().take(PAGES_SHOWN) {
+        writeln!(
+            out,
+            "page {page} (region {:#x}): MISPLACED, at guest-physical {physical:#x}, was at \
+             {expected_physical:#x}",
+            page * PAGE_BYTES
+        )?;
+    }
+    // Of a shuffled image nothing is out of order, and of few pages it may be by chance.
+    for Moved { page, physical, expected_physical } in out_of_order.iter().take(PAGES_SHOWN) {
+        writeln!(
+            out,
+            "page {page} (region {:#x}): at guest-physical {physical:#x}, but its neighbours lie \
+             around {expected_physical:#x}; a guest may have put it there (see --map)",
+            page * PAGE_BYTES
+        )?;
+    }
+    let hidden = [missing.len(), moved.len(), out_of_order.len()];
+    let hidden: usize = hidden.iter().map(|count| count.saturating_sub(PAGES_SHOWN)).sum();
+    match hidden {
+        0 => Ok(()),
+        more => writeln!(out, "... and {more} more pages (see --json)"),
+    }
+}
+
+fn read_map(path: &Path, of_image: &Map) -> anyhow::Result<Map> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read map {}", path.display()))?;
+    let map: Map = serde_json::from_str(&text)
+        .with_context(|| format!("{} is no map written by --write-map", path.display()))?;
+    anyhow::ensure!(
+        map.run == of_image.run && map.places.len() == of_image.places.len(),
+        "map {} is of run {}, the journal of run {}",
+        path.display(),
+        map.run,
+        of_image.run
+    );
+    Ok(map)
+}
+
+fn moved(before: &Map, now: &Map) -> Vec<Moved> {
+    let places = before.places.iter().zip(&now.places).zip(0..);
+    let moved = places.filter_map(|((before, now), page)| {
+        let (expected_physical, physical) = ((*before)?, (*now)?);
+        (expected_physical != physical).then_some(Moved { page, physical, expected_physical })
+    });
+    moved.collect()
+}

@@ -1,0 +1,107 @@
+//! What memory must hold at given watermarks: generations of every slot, and, where it matters
+//! for naming a fault, when each was written.
+
+use std::collections::{HashMap, HashSet};
+
+use rayon::prelude::*;
+use workload::generations::{Generations, operations};
+use workload::line::{Generation, ZERO_LINE};
+use workload::pattern::{Operation, Slot};
+use workload::spec::Workload;
+
+/// Most pages whose slots' histories are replayed: enough to name what is wrong with a gigabyte.
+pub(crate) const HISTORY_PAGES_MAX: usize = 1 << 18;
+
+/// The generations of a region's slots at one moment.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    generations: Vec<Generations>,
+    /// For patterns without a closed form: operations by writer and slot, where asked for.
+    history: Option<Vec<HashMap<Slot, Vec<Operation>>>>,
+}
+
+impl Expected {
+    /// What `workload` has written at `watermarks`.
+    ///
+    /// # Panics
+    /// There is not one watermark per writer.
+    pub fn at(workload: &Workload, watermarks: &[Operation]) -> Self {
+        assert_eq!(watermarks.len(), workload.shares().len(), "one watermark per writer");
+        let shares: Vec<_> = workload.shares().iter().zip(watermarks).collect();
+        let generations = shares
+            .into_par_iter()
+            .map(|(share, watermark)| Generations::at(&share.pattern, share.slots, *watermark))
+            .collect();
+        Self { generations, history: None }
+    }
+
+    /// Operations completed, by writer.
+    pub fn watermarks(&self) -> Vec<Operation> {
+        self.generations.iter().map(Generations::watermark).collect()
+    }
+
+    /// By writer, for writers that go on from here.
+    pub fn into_generations(self) -> Vec<Generations> {
+        self.generations
+    }
+
+    /// The table of one writer.
+    pub(crate) fn of_writer(&self, writer: usize) -> &Generations {
+        &self.generations[writer]
+    }
+
+    /// How often a slot has been written.
+    #[inline]
+    pub fn generation(&self, writer: usize, slot: Slot) -> Generation {
+        self.generations[writer].of(slot)
+    }
+
+    /// Whether a page must be all zero.
+    pub fn is_zero(&self, workload: &Workload, page: u64) -> bool {
+        let writer = workload.owner(page);
+        workload.segments(writer, page).all(|segment| {
+            let generation = segment.slot.map_or(0, |slot| self.generation(writer, slot));
+            let mut lines = segment.lines;
+            lines.all(|a| workload.line(segment.place, a, generation) == ZERO_LINE)
+        })
+    }
+
+    /// Whether [`Expected::written_by`] answers for every slot without more.
+    pub(crate) fn knows_history(&self, workload: &Workload) -> bool {
+        self.history.is_some() || workload.shares().iter().all(|s| s.pattern.is_closed_form())
+    }
+
+    /// Replays which operations wrote the slots of `pages`.
+    pub(crate) fn learn_history(&mut self, workload: &Workload, pages: &[u64]) {
+        let mut slots = vec![HashSet::new(); workload.shares().len()];
+        for page in pages {
+            let writer = workload.owner(*page);
+            slots[writer].extend(workload.segments(writer, *page).filter_map(|s| s.slot));
+        }
+        let shares = workload.shares().iter().zip(&slots).zip(&self.generations);
+        self.history = Some(
+            shares
+                .map(|((share, slots), generations)| {
+                    operations(&share.pattern, slots, generations.watermark())
+                })
+                .collect(),
+        );
+    }
+
+    /// The operation that wrote `slot` for the `generation`-th time, where that is known: `None`
+    /// for the fill, for the future of random patterns, and where no history was learned.
+    pub(crate) fn written_by(
+        &self,
+        workload: &Workload,
+        writer: usize,
+        slot: Slot,
+        generation: Generation,
+    ) -> Option<Operation> {
+        let pattern = &workload.shares()[writer].pattern;
+        if pattern.is_closed_form() {
+            return pattern.written_by(slot, generation);
+        }
+        let operations = self.history.as_ref()?[writer].get(&slot)?;
+        operations.get(usize::try_from(generation.checked_sub(1)?).ok()?).copied()
+    }
+}

@@ -1,0 +1,122 @@
+//! `workload` as PID 1: the only process of a test VM.
+//!
+//! Mounts what it needs, takes its settings from the kernel command line (`workload.memory=50%`
+//! stands for `--memory 50%`, `workload.lock` for `--lock`), talks over the first serial port
+//! unless told otherwise, and powers the machine off at the end, whatever the end is.
+
+use std::ffi::CString;
+use std::io::Write;
+
+use clap::Parser;
+use workload::exit;
+
+use crate::run;
+
+const PREFIX: &str = "workload.";
+const SERIAL: &str = "serial:/dev/ttyS0";
+
+#[derive(Parser)]
+#[command(name = "workload", no_binary_name = true)]
+struct Settings {
+    #[command(flatten)]
+    args: run::Args,
+}
+
+/// Runs the VM to its end.
+pub(crate) fn run() -> ! {
+    let outcome = std::panic::catch_unwind(live);
+    let text = match outcome {
+        Ok(Ok(code)) => format!("# workload: done, exit code {code}"),
+        Ok(Err(e)) => format!("# workload: {}", exit::one_line(e.as_ref())),
+        Err(_) => "# workload: died".to_owned(),
+    };
+    let _ = writeln!(std::io::stdout(), "{text}");
+    sys::power_off()
+}
+
+fn live() -> anyhow::Result<u8> {
+    for (kind, target) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")]
+    {
+        std::fs::create_dir_all(target)?;
+        // The kernel may have mounted /dev already.
+        if let Err(e) = sys::mount(kind, target)
+            && e.raw_os_error() != Some(libc::EBUSY)
+        {
+            anyhow::bail!("cannot mount {kind} on {target}: {e}");
+        }
+    }
+    let command_line = std::fs::read_to_string("/proc/cmdline")?;
+    let settings = Settings::try_parse_from(arguments(&command_line))
+        .map_err(|e| anyhow::anyhow!("kernel command line: {e}"))?;
+    run::run(&settings.args)
+}
+
+/// The kernel command line's settings as arguments, with serial port where nothing else is said.
+fn arguments(command_line: &str) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let words = command_line.split_whitespace().filter_map(|word| word.strip_prefix(PREFIX));
+    for word in words {
+        match word.split_once('=') {
+            Some((key, value)) => arguments.extend([format!("--{key}"), value.to_owned()]),
+            None => arguments.push(format!("--{word}")),
+        }
+    }
+    for (option, alias) in [("--heartbeat", "--journal"), ("--control", "--control")] {
+        if !arguments.iter().any(|a| a == option || a == alias) {
+            arguments.extend([option.to_owned(), SERIAL.to_owned()]);
+        }
+    }
+    arguments
+}
+
+/// Mounts, and the end of the machine.
+mod sys {
+    use super::CString;
+    use std::io;
+
+    pub(super) fn mount(kind: &str, target: &str) -> io::Result<()> {
+        let (kind, target) = (CString::new(kind)?, CString::new(target)?);
+        // SAFETY: C strings that outlive the call; these file systems take no data.
+        let result = unsafe {
+            libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    pub(super) fn power_off() -> ! {
+        // SAFETY: plain system calls; as PID 1 of a VM of its own.
+        unsafe {
+            libc::sync();
+            libc::reboot(libc::RB_POWER_OFF);
+        }
+        loop {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_command_line_is_a_command_line() {
+        let line = "console=ttyS0 workload.memory=50% workload.rate=5MB/s workload.lock quiet";
+        let wanted = [
+            "--memory",
+            "50%",
+            "--rate",
+            "5MB/s",
+            "--lock",
+            "--heartbeat",
+            SERIAL,
+            "--control",
+            SERIAL,
+        ];
+        assert_eq!(arguments(line), wanted);
+        assert!(Settings::try_parse_from(arguments(line)).is_ok());
+        let own = "workload.heartbeat=udp:10.0.0.1:9 workload.control=stdin";
+        assert_eq!(arguments(own), ["--heartbeat", "udp:10.0.0.1:9", "--control", "stdin"]);
+    }
+}

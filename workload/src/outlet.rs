@@ -1,0 +1,225 @@
+//! How heartbeats leave a guest: a file or pipe, a serial line, UDP, a Unix socket.
+//!
+//! Files and pipes must take every line; a link may lose some. What is lost there is seen from the
+//! numbers of the lines that arrive, so a guest never fails because nobody listens.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::journal::JournalError;
+
+/// Where heartbeats go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutletAddress {
+    /// Appended to a file, or written to a pipe.
+    File(PathBuf),
+    /// A serial port, switched to raw mode.
+    Serial(PathBuf),
+    /// One datagram per line to HOST:PORT.
+    Udp(String),
+    /// One datagram per line to a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for OutletAddress {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let address = match text.split_once(':') {
+            Some(("udp", host)) if host.contains(':') => Self::Udp(host.to_owned()),
+            Some(("udp", _)) => return Err(format!("'{text}': udp takes HOST:PORT")),
+            Some(("unix", path)) => Self::Unix(path.into()),
+            Some(("serial", path)) => Self::Serial(path.into()),
+            Some(("file", path)) => Self::File(path.into()),
+            _ => Self::File(text.into()),
+        };
+        Ok(address)
+    }
+}
+
+impl fmt::Display for OutletAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "journal {}", path.display()),
+            Self::Serial(path) => write!(f, "serial port {}", path.display()),
+            Self::Udp(host) => write!(f, "udp:{host}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An open way out.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    address: OutletAddress,
+    link: Link,
+    refused: u64,
+}
+
+#[derive(Debug)]
+enum Link {
+    File(File),
+    Serial(File),
+    Udp(UdpSocket),
+    Unix { socket: UnixDatagram, path: PathBuf },
+}
+
+impl Outlet {
+    pub(crate) fn open(address: &OutletAddress) -> Result<Self, JournalError> {
+        let link = match address {
+            OutletAddress::File(path) => {
+                File::options().append(true).create(true).open(path).map(Link::File)
+            }
+            OutletAddress::Serial(path) => open_serial(path).map(Link::Serial),
+            OutletAddress::Udp(host) => open_udp(host).map(Link::Udp),
+            OutletAddress::Unix(path) => {
+                let socket = UnixDatagram::unbound().and_then(|s| {
+                    // A reader that does not keep up must not hold the guest.
+                    s.set_nonblocking(true).map(|()| s)
+                });
+                socket.map(|socket| Link::Unix { socket, path: path.clone() })
+            }
+        };
+        let link = link.map_err(|e| failed(address, "open", e))?;
+        Ok(Self { address: address.clone(), link, refused: 0 })
+    }
+
+    /// Empties a file. Not pipes and links: they have nothing to empty.
+    pub(crate) fn truncate(&mut self) -> Result<(), JournalError> {
+        match &self.link {
+            Link::File(file) if file.metadata().is_ok_and(|m| m.is_file()) => {
+                file.set_len(0).map_err(|e| failed(&self.address, "truncate", e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a line may get lost without an error.
+    pub(crate) fn may_lose(&self) -> bool {
+        !matches!(self.link, Link::File(_))
+    }
+
+    /// Lines that the link did not take.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Sends one line in one piece.
+    pub(crate) fn send(&mut self, line: &str) -> Result<(), JournalError> {
+        let bytes = line.as_bytes();
+        let sent = match &mut self.link {
+            Link::File(file) => {
+                return file.write_all(bytes).map_err(|e| failed(&self.address, "write", e));
+            }
+            Link::Serial(file) => file.write_all(bytes),
+            Link::Udp(socket) => socket.send(bytes).map(drop),
+            Link::Unix { socket, path } => socket.send_to(bytes, path).map(drop),
+        };
+        // Nobody listening is no fault of the guest.
+        self.refused += u64::from(sent.is_err());
+        Ok(())
+    }
+}
+
+fn failed(address: &OutletAddress, doing: &'static str, source: io::Error) -> JournalError {
+    match address {
+        OutletAddress::File(path) => JournalError::Io { path: path.clone(), doing, source },
+        other => JournalError::Outlet { outlet: other.to_string(), doing, source },
+    }
+}
+
+fn open_udp(host: &str) -> io::Result<UdpSocket> {
+    use std::net::ToSocketAddrs;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in host.to_socket_addrs()? {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        match UdpSocket::bind(any).and_then(|s| s.connect(address).map(|()| s)) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Opens a serial port for reading and writing, in raw mode: no echo, no translation of line ends.
+///
+/// # Errors
+/// It is not there, or not a terminal.
+pub fn open_serial(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).write(true).open(path)?;
+    sys::make_raw(&file)?;
+    Ok(file)
+}
+
+/// The terminal settings of a serial port.
+mod sys {
+    use std::fs::File;
+    use std::io;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsRawFd;
+
+    pub(super) fn make_raw(file: &File) -> io::Result<()> {
+        let mut settings = MaybeUninit::uninit();
+        // SAFETY: the call fills `settings`, and only where it succeeds is it read.
+        if unsafe { libc::tcgetattr(file.as_raw_fd(), settings.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: filled by the call above.
+        let mut settings = unsafe { settings.assume_init() };
+        // SAFETY: changes a struct that we own.
+        unsafe { libc::cfmakeraw(&raw mut settings) };
+        // SAFETY: a plain system call on a descriptor we own.
+        match unsafe { libc::tcsetattr(file.as_raw_fd(), libc::TCSANOW, &raw const settings) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read() {
+        let read = |text: &str| text.parse::<OutletAddress>();
+        assert_eq!(read("udp:10.0.0.1:99"), Ok(OutletAddress::Udp("10.0.0.1:99".into())));
+        assert_eq!(read("unix:/run/x"), Ok(OutletAddress::Unix("/run/x".into())));
+        assert_eq!(read("serial:/dev/ttyS0"), Ok(OutletAddress::Serial("/dev/ttyS0".into())));
+        assert_eq!(read("dir/journal"), Ok(OutletAddress::File("dir/journal".into())));
+        assert!(read("udp:nowhere").is_err());
+    }
+
+    #[test]
+    fn datagrams_arrive_and_silence_is_no_error() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = OutletAddress::Udp(listener.local_addr().unwrap().to_string());
+        let mut outlet = Outlet::open(&address).unwrap();
+        outlet.send("one\n").unwrap();
+        let mut buffer = [0; 16];
+        let length = listener.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"one\n");
+        drop(listener);
+        (0..5).for_each(|_| outlet.send("two\n").unwrap());
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let mut outlet = Outlet::open(&OutletAddress::Unix(path.clone())).unwrap();
+        outlet.send("early\n").unwrap();
+        assert_eq!(outlet.refused(), 1);
+        let listener = UnixDatagram::bind(&path).unwrap();
+        outlet.send("late\n").unwrap();
+        let length = listener.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"late\n");
+    }
+
+    #[test]
+    fn a_file_is_no_serial_port() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(open_serial(file.path()).is_err());
+    }
+}
