@@ -3,8 +3,11 @@
 //! Everything made here (namespaces, links, processes) is ours, is named after this process, and
 //! is removed again in every case.
 
+mod faults;
 mod hosts;
 mod migrate;
+mod programs;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -24,6 +27,10 @@ struct Cli {
 enum Command {
     /// Migrate between two network namespaces over a veth pair shaped by tc tbf (needs root)
     Namespaces(migrate::Args),
+    /// Plant faults of every class by the thousand, and see each found and named
+    Faults(faults::Args),
+    /// Run every pattern with every content at a rate, and prove each
+    Workloads(workloads::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +42,8 @@ fn main() -> ExitCode {
             }
             None => migrate::run(&args),
         },
+        Command::Faults(args) => faults::run(&args),
+        Command::Workloads(args) => workloads::run(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -11,6 +11,7 @@ use workload::exit;
 use workload::units::{Bytes, Rate};
 
 use crate::hosts::{ADDRESS_B, Hosts};
+use crate::programs::beside;
 
 #[derive(ClapArgs)]
 #[command(
@@ -45,14 +46,7 @@ impl Drop for Ended {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let beside =
-        || -> anyhow::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name("vmigrate")) };
-    let program = args.vmigrate.clone().map_or_else(beside, Ok)?;
-    anyhow::ensure!(
-        program.exists(),
-        "{} is not built; run `cargo build --release -p migrate-core` first",
-        program.display()
-    );
+    let program = args.vmigrate.clone().map_or_else(|| beside("vmigrate"), Ok)?;
     let hosts = Hosts::new(args.link)?;
     let (mut receiver, address) = receiver(&hosts, &program)?;
     let output = hosts

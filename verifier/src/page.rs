@@ -13,6 +13,8 @@ use crate::classify::{self, Class, Expectation, LineFault, Moments};
 use crate::expected::Expected;
 use crate::scan::{Memory, Moment};
 
+/// How many generations back a line's content before is looked for.
+const EARLIER_MAX: u64 = 16;
 /// How many generations ahead an all-zero record of a running writer is looked for.
 const ZERO_AHEAD_MAX: u64 = 64;
 
@@ -211,7 +213,10 @@ impl<M: Memory> Judge<'_, M> {
         for (address, found) in view.lines() {
             let line = view.line_at(key, address, expected);
             let stamped = view.content.stamped_at(address, expected);
-            let before = stamped.checked_sub(1).map(|g| view.line_at(key, address, g));
+            // Where a generation left the line as it was (zero, mostly), the one before that.
+            let earlier = (stamped.saturating_sub(EARLIER_MAX)..stamped).rev();
+            let before =
+                earlier.map(|g| view.line_at(key, address, g)).find(|before| *before != line);
             let expectation =
                 Expectation { line: &line, generation: stamped, before: before.as_ref() };
             let fault = classify::line(key, self.workload.lines(), address, expectation, found);
