@@ -3,6 +3,7 @@
 //! Everything made here (namespaces, links, processes) is ours, is named after this process, and
 //! is removed again in every case.
 
+mod bench;
 mod faults;
 mod hosts;
 mod migrate;
@@ -31,6 +32,8 @@ enum Command {
     Faults(faults::Args),
     /// Run every pattern with every content at a rate, and prove each
     Workloads(workloads::Args),
+    /// Measure, side by side with peers and limits (see ci/bench)
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             None => migrate::run(&args),
         },
         Command::Faults(args) => faults::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Workloads(args) => workloads::run(&args),
     };
     match result {

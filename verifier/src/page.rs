@@ -101,22 +101,14 @@ impl<M: Memory> Judge<'_, M> {
         for segment in self.workload.segments(writer, page) {
             let generation = self.generation(writer, segment.slot);
             let content = self.workload.content(segment.place);
-            let mut different = 0;
-            let mut compare = |address, expected: Line| {
-                for (f, e) in self.memory.load(address).iter().zip(expected) {
-                    different |= f ^ e;
-                }
+            let mut lines = segment.lines;
+            let right = match content.is_plain() {
+                true => self.memory.stands_at(key, lines, generation),
+                false => lines.all(|a| {
+                    self.memory.load(a) == content.line(key, segment.place, a, generation)
+                }),
             };
-            if content.is_plain() {
-                for address in segment.lines {
-                    compare(address, key.line(address, generation));
-                }
-            } else {
-                for address in segment.lines {
-                    compare(address, content.line(key, segment.place, address, generation));
-                }
-            }
-            if different != 0 {
+            if !right {
                 return false;
             }
         }

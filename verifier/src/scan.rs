@@ -7,10 +7,13 @@
 //! is newer must be accounted for by a watermark read afterwards).
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use workload::line::{Generation, Line, LineAddress};
+use workload::LINE_WORDS;
+use workload::line::{Generation, Line, LineAddress, StampKey};
 use workload::pattern::{Operation, Slot};
 use workload::region::Region;
 use workload::spec::Workload;
@@ -34,6 +37,18 @@ pub trait Memory: Sync {
     /// The line at an address.
     fn load(&self, address: LineAddress) -> Line;
 
+    /// Whether `lines` are all plain stamps of `generation`: what nearly all memory is asked.
+    #[inline]
+    fn stands_at(&self, key: StampKey, lines: Range<LineAddress>, generation: Generation) -> bool {
+        let mut different = 0;
+        for address in lines {
+            for (f, e) in self.load(address).iter().zip(key.line(address, generation)) {
+                different |= f ^ e;
+            }
+        }
+        different == 0
+    }
+
     /// Whether the page is there at all; what is not there is left out.
     fn has(&self, page: u64) -> bool {
         let _ = page;
@@ -45,6 +60,19 @@ impl Memory for Region {
     #[inline(always)]
     fn load(&self, address: LineAddress) -> Line {
         Region::load(self, address)
+    }
+
+    #[inline]
+    fn stands_at(&self, key: StampKey, lines: Range<LineAddress>, generation: Generation) -> bool {
+        let mut different = [0; LINE_WORDS];
+        let words = self.lines(lines.clone()).chunks_exact(LINE_WORDS);
+        for (found, address) in words.zip(lines) {
+            let expected = key.line(address, generation);
+            for i in 0..LINE_WORDS {
+                different[i] |= u64::from_le(found[i].load(Ordering::Relaxed)) ^ expected[i];
+            }
+        }
+        different == [0; LINE_WORDS]
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -214,12 +215,16 @@ impl Region {
         std::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
     }
 
+    /// The words of neighbouring lines.
+    #[inline(always)]
+    pub fn lines(&self, addresses: Range<u64>) -> &[AtomicU64] {
+        &self.words()[addresses.start as usize * LINE_WORDS..addresses.end as usize * LINE_WORDS]
+    }
+
     /// Copies `into.len()` bytes (a multiple of 8) from byte `offset` (a multiple of 8).
     pub fn copy_out(&self, offset: u64, into: &mut [u8]) {
         let first = (offset / 8) as usize;
-        for (chunk, word) in into.chunks_exact_mut(8).zip(&self.words()[first..]) {
-            chunk.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
-        }
+        sys::copy_words(&self.words()[first..first + into.len() / 8], into);
     }
 
     /// Fills the whole region at generation 0, all cores at work; `progress` hears of bytes done.
@@ -314,6 +319,33 @@ mod sys {
         fn drop(&mut self) {
             // SAFETY: base and length are those of our own mapping, which nothing borrows now.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        }
+    }
+
+    /// Copies words that may be written meanwhile, each of them whole or not yet.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
+        assert_eq!(from.len() * 8, into.len(), "as many bytes as words");
+        // SAFETY: both slices are valid for `count` words and do not overlap, one being borrowed
+        // exclusively. The instruction is not a Rust memory access, so a race with a writer of
+        // atomics is the machine's business: aligned words are copied whole.
+        unsafe {
+            std::arch::asm!(
+                "rep movsq",
+                inout("rcx") from.len() => _,
+                inout("rsi") from.as_ptr() => _,
+                inout("rdi") into.as_mut_ptr() => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Copies words that may be written meanwhile, each of them whole or not yet.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
+        use std::sync::atomic::Ordering;
+        for (chunk, word) in into.chunks_exact_mut(8).zip(from) {
+            chunk.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
         }
     }
 

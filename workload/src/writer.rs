@@ -222,7 +222,10 @@ impl Writer {
                     break;
                 }
             }
-            if let Some(schedule) = &schedule {
+            if let Some(schedule) = &schedule
+                // While more is due there is no rest, whatever the batch was limited to.
+                && schedule.next_ns() > before
+            {
                 let wake = schedule.next_ns().max(woke_ns + WAKE_MIN.as_nanos() as u64);
                 let wait = Duration::from_nanos(wake.saturating_sub(before)).min(CHECKPOINT_MAX);
                 if !wait.is_zero() {
