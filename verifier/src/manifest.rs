@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use workload::LINE_BYTES;
 use workload::region::Region;
 
 /// Bytes that one leaf covers.
@@ -41,8 +42,11 @@ impl Manifest {
                 while offset < end {
                     let piece = &mut buffer[..COPY_BYTES.min((end - offset) as usize)];
                     region.copy_out(offset, piece);
-                    hash.update(&*piece);
                     offset += piece.len() as u64;
+                    // The next piece comes in from memory while this one is hashed.
+                    let next = offset / LINE_BYTES..(offset + COPY_BYTES as u64) / LINE_BYTES;
+                    next.for_each(|address| region.prefetch(address));
+                    hash.update(&*piece);
                 }
                 hash.finalize().into()
             })

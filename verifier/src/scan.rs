@@ -29,6 +29,9 @@ const CHUNK_PAGES: u64 = 512;
 const RUNNING_RETRIES: u32 = 50;
 /// Time between two such looks: a writer may be off the CPU in the middle of a line.
 const RUNNING_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// How far ahead of the comparison memory is asked for: the processor's own prefetching stops at
+/// the end of a page, and computing a line leaves it little room to look ahead.
+const PREFETCH_LINES: u64 = 32;
 /// How far random patterns are replayed to account for what a running writer did meanwhile.
 const AHEAD_OPERATIONS_MAX: u64 = 1 << 28;
 
@@ -67,6 +70,7 @@ impl Memory for Region {
         let mut different = [0; LINE_WORDS];
         let words = self.lines(lines.clone()).chunks_exact(LINE_WORDS);
         for (found, address) in words.zip(lines) {
+            self.prefetch(address + PREFETCH_LINES);
             let expected = key.line(address, generation);
             for i in 0..LINE_WORDS {
                 different[i] |= u64::from_le(found[i].load(Ordering::Relaxed)) ^ expected[i];
