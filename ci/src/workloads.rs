@@ -23,7 +23,9 @@ const RATE_ERROR_MAX: f64 = 0.005;
 const PAGES_ERROR_MAX: f64 = 0.02;
 
 #[derive(ClapArgs)]
-#[command(after_help = "Example:\n  cargo run --release -p ci -- workloads --each 3s --rate 200MB/s")]
+#[command(
+    after_help = "Example:\n  cargo run --release -p ci -- workloads --each 3s --rate 200MB/s"
+)]
 pub(crate) struct Args {
     /// How long each workload runs; less than 2s counts no pages
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
@@ -70,12 +72,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             };
             let outcome = one(args, directory.path(), &format!("{name},content={content}"))?;
             let pages_good = outcome.pages.is_none_or(|(_, error)| error <= PAGES_ERROR_MAX);
-            let fine = outcome.rate_error <= RATE_ERROR_MAX && pages_good
+            let fine = outcome.rate_error <= RATE_ERROR_MAX
+                && pages_good
                 && outcome.verdict.starts_with("PROVEN");
             (good, all) = (good + u64::from(fine), all + 1);
-            let (pages, error) = outcome.pages.map_or(("-".into(), "-".into()), |(pages, error)| {
-                (format!("{pages:.0}"), format!("{:.2} %", error * 100.0))
-            });
+            let (pages, error) =
+                outcome.pages.map_or(("-".into(), "-".into()), |(pages, error)| {
+                    (format!("{pages:.0}"), format!("{:.2} %", error * 100.0))
+                });
             writeln!(
                 out,
                 "{:<13} {content:<28} {:>7.2} % {pages:>10} {error:>9}  {}{}",
@@ -99,7 +103,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 /// A directory in memory: a region file on a disk would measure the disk.
 fn scratch() -> anyhow::Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
-    let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let directory =
+        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     directory.context("cannot make a directory")
 }
 

@@ -10,7 +10,7 @@ use workload::region::Region;
 /// Bytes that one leaf covers.
 pub const LEAF_BYTES: u64 = 2 << 20;
 /// Bytes copied at a time on the way to the hash: stays in the cache.
-const COPY_BYTES: usize = 8 << 10;
+const COPY_BYTES: usize = 2 << 10;
 
 /// The hashes of a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

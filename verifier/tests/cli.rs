@@ -2,58 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
 
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use support::{Files, files, told};
 use workload::heartbeat::beat;
 use workload::journal::{JournalWriter, Motion, RunId};
-use workload::region::Region;
-use workload::spec::WorkloadSpec;
-use workload::units::Bytes;
-use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
-
-struct Free;
-impl Vcpu for Free {
-    fn checkpoint(&mut self) -> Checkpoint {
-        Checkpoint::Go { held: Duration::ZERO }
-    }
-}
-
-/// A region file and its journal, as `workload run` leaves them.
-struct Files {
-    directory: tempfile::TempDir,
-    region: PathBuf,
-    journal: PathBuf,
-}
-
-fn files() -> Files {
-    let directory = tempfile::tempdir().unwrap();
-    let (region, journal) = (directory.path().join("region"), directory.path().join("journal"));
-    let spec = WorkloadSpec {
-        seed: 5,
-        memory: Bytes(1 << 20),
-        writers: 2,
-        workload: "stream".parse().unwrap(),
-    };
-    let workload = Arc::new(spec.resolve().unwrap());
-    let memory = Arc::new(Region::create(&region, spec.memory).unwrap());
-    memory.fill(&workload, |_| {});
-    let mut log = JournalWriter::create(&journal, RunId(9), &spec).unwrap();
-    let watermarks = Watermarks::new(&[0, 0]);
-    beat(&watermarks, 0, Motion::Running, &mut log).unwrap();
-    for index in 0..2 {
-        Writer::new(workload.clone(), memory.clone(), watermarks.clone(), index).run(
-            Pace::Unlimited,
-            &mut Free,
-            200,
-        );
-    }
-    beat(&watermarks, 0, Motion::AtRest, &mut log).unwrap();
-    Files { directory, region, journal }
-}
+use workload::writer::Watermarks;
 
 impl Files {
     fn scan(&self, more: &[&str]) -> (Option<i32>, String) {
@@ -72,13 +29,6 @@ impl Files {
         let file = std::fs::File::options().write(true).open(&self.region).unwrap();
         file.write_all_at(bytes, offset).unwrap();
     }
-}
-
-fn told(output: Output) -> (Option<i32>, String) {
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(!text.contains("panicked"), "{text}");
-    (output.status.code(), text)
 }
 
 #[test]
@@ -145,6 +95,70 @@ fn bad_files_are_refused() {
     std::fs::File::options().write(true).open(&files.region).unwrap().set_len(999).unwrap();
     let (code, said) = files.scan(&[]);
     assert_eq!((code, said.contains("holds 999 bytes")), (Some(2), true), "{said}");
+}
+
+#[test]
+fn a_region_that_changes_at_rest_is_no_verdict() {
+    let files = files();
+    files.write(70_000, b"x");
+    let region = files.region.clone();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let file = std::fs::File::options().write(true).open(region).unwrap();
+        for byte in (0..=255u8).cycle() {
+            file.write_all_at(&[byte], 70_000).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(300));
+            if stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                break;
+            }
+        }
+    });
+    let told: Vec<_> = (0..5).map(|_| files.scan(&[])).collect();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    // Two looks may find the same byte by chance, five times in a row they do not.
+    let changed = |(code, text): &(Option<i32>, String)| {
+        *code == Some(4) && text.contains("changed while it was scanned")
+    };
+    assert!(told.iter().any(changed), "{told:?}");
+}
+
+#[test]
+fn the_self_test_passes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_verifier")).arg("self-test").output().unwrap();
+    let (code, text) = told(output);
+    assert_eq!((code, text.contains("each was found")), (Some(0), true), "{text}");
+}
+
+#[test]
+fn heartbeats_are_collected_from_a_link() {
+    let files = files();
+    let socket = files.directory.path().join("socket");
+    let collected = files.directory.path().join("collected");
+    let mut collector = Command::new(env!("CARGO_BIN_EXE_verifier"))
+        .args(["collect", "--from", &format!("unix:{}", socket.display()), "--journal"])
+        .arg(&collected)
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let link = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    for line in std::fs::read_to_string(&files.journal).unwrap().lines() {
+        link.send_to(format!("{line}\n").as_bytes(), &socket).unwrap();
+    }
+    // It ends by itself: every writer has come to rest.
+    assert_eq!(collector.wait().unwrap().code(), Some(0));
+    let scan = Command::new(env!("CARGO_BIN_EXE_verifier"))
+        .arg("scan")
+        .arg(&files.region)
+        .arg("--journal")
+        .arg(&collected)
+        .output()
+        .unwrap();
+    let (code, text) = told(scan);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]

@@ -1,0 +1,291 @@
+//! `ci/bench memory`: the guest side and the verifier against what this machine's memory can do.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::Value;
+use verifier::manifest::Manifest;
+use verifier::scan::{Moment, scan};
+use workload::dirty::DirtyPages;
+use workload::generations::Generations;
+use workload::region::Region;
+use workload::spec::{Workload, WorkloadSpec};
+use workload::units::Bytes;
+use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
+use workload::{PAGE_BYTES, exit};
+
+use super::{Limit, Row, median, sys};
+use crate::programs::beside;
+
+const MEMORY: Bytes = Bytes(512 << 20);
+/// The full size that expected state must be cheap for.
+const FULL: Bytes = Bytes(128 << 30);
+const ZIPF_OPERATIONS: u64 = 1_000_000_000;
+
+struct Free;
+impl Vcpu for Free {
+    fn checkpoint(&mut self) -> Checkpoint {
+        Checkpoint::Go { held: Duration::ZERO }
+    }
+}
+
+fn workload(name: &str, memory: Bytes) -> anyhow::Result<Arc<Workload>> {
+    let spec = WorkloadSpec { seed: 1, memory, writers: 1, workload: name.parse()? };
+    Ok(Arc::new(spec.resolve()?))
+}
+
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn gigabytes(bytes_per_s: f64) -> String {
+    format!("{:.2} GB/s", bytes_per_s / 1e9)
+}
+
+pub(super) fn measure(quick: bool) -> anyhow::Result<Vec<Row>> {
+    let rounds = if quick { 3 } else { 7 };
+    let mut rows = bandwidths(rounds)?;
+    rows.push(allocations()?);
+    rows.push(touch(rounds)?);
+    rows.extend(rates(if quick { 2 } else { 5 })?);
+    rows.push(hashing(rounds)?);
+    rows.extend(expected_state()?);
+    Ok(rows)
+}
+
+/// Stamping against memset, scanning against reading: in turn on the same memory.
+fn bandwidths(rounds: usize) -> anyhow::Result<Vec<Row>> {
+    let workload = workload("stream", MEMORY)?;
+    let mut region = Region::anonymous(MEMORY)?;
+    sys::memset(&mut region, 1);
+    let bytes = MEMORY.0 as f64;
+    let slots = workload.shares()[0].slots;
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let (one, two) = (pool(1)?, pool(2)?);
+    let [mut set, mut stamp, mut read, mut scan_one, mut scan_two]: [Vec<f64>; 5] =
+        Default::default();
+    for round in 0..rounds {
+        set.push(bytes / seconds(|| sys::memset(&mut region, round as u8)));
+        let mut read_word = 0;
+        read.push(bytes / seconds(|| read_word = sys::read(&mut region)));
+        std::hint::black_box(read_word);
+        let shared = Arc::new(region);
+        shared.fill(&workload, |_| {});
+        let watermarks = Watermarks::new(&[0]);
+        let mut writer = Writer::new(workload.clone(), shared.clone(), watermarks, 0);
+        stamp.push(bytes / seconds(|| drop(writer.run(Pace::Unlimited, &mut Free, slots))));
+        drop(writer);
+        let mut clean = true;
+        let mut look = || {
+            clean &= scan(&*shared, &workload, Moment::Exact, &[slots], |_| {}).faults.is_empty();
+        };
+        scan_one.push(bytes / seconds(|| one.install(&mut look)));
+        scan_two.push(bytes / seconds(|| two.install(&mut look)));
+        anyhow::ensure!(clean, "memory is wrong on a machine at rest");
+        region = Arc::into_inner(shared).context("the region is in use")?;
+    }
+    let [set, stamp, read, scan_one, scan_two] = [set, stamp, read, scan_one, scan_two].map(median);
+    let row = |name: &str, figure: f64, peer: f64, limit| Row {
+        name: name.to_owned(),
+        figure: gigabytes(figure),
+        peer: gigabytes(peer),
+        value: Some(figure / peer),
+        limit: Limit::AtLeast(limit),
+    };
+    Ok(vec![
+        row("stamped writes / memset, 1 thread", stamp, set, 0.5),
+        row("scan / plain read, 1 thread", scan_one, read, 0.4),
+        row("scan, 2 threads / 1 thread", scan_two, scan_one, 1.9),
+    ])
+}
+
+/// Allocations while a writer works, on a pattern with a closed form and on a counted one.
+fn allocations() -> anyhow::Result<Row> {
+    const OPERATIONS: u64 = 200_000;
+    let mut counted = 0;
+    for name in ["uniform", "zipf,content=random*1+sparse*1+delta:3*1", "iometer"] {
+        let workload = workload(name, Bytes(64 << 20))?;
+        let region = Arc::new(Region::anonymous(Bytes(64 << 20))?);
+        region.fill(&workload, |_| {});
+        let mut writer = Writer::new(workload, region, Watermarks::new(&[0]), 0);
+        // The histograms of a run are allocated once, whatever its length.
+        let of = |writer: &mut Writer, operations| {
+            let before = sys::allocations();
+            drop(writer.run(Pace::Unlimited, &mut Free, operations));
+            sys::allocations() - before
+        };
+        let short = of(&mut writer, 1);
+        counted += of(&mut writer, OPERATIONS).saturating_sub(short);
+    }
+    Ok(Row {
+        name: "allocations in 600,000 operations".to_owned(),
+        figure: counted.to_string(),
+        peer: "-".to_owned(),
+        value: Some(counted as f64),
+        limit: Limit::AtMost(0.0),
+    })
+}
+
+/// Distinct pages per second of `touch` on one core while the kernel tracks them.
+fn touch(rounds: usize) -> anyhow::Result<Row> {
+    let workload = workload("touch", MEMORY)?;
+    let region = Arc::new(Region::anonymous(MEMORY)?);
+    region.fill(&workload, |_| {});
+    let pages = region.pages();
+    let mut row = Row {
+        name: "touch under write tracking, pages/s".to_owned(),
+        figure: "-".to_owned(),
+        peer: "1.00 M/s".to_owned(),
+        value: None,
+        limit: Limit::AtLeast(1.0),
+    };
+    let mut dirty = match DirtyPages::watch(region.clone()) {
+        Ok(dirty) => dirty,
+        Err(e) => {
+            eprintln!("SKIPPED: touch under write tracking: {e} (needs Linux 6.7)");
+            return Ok(row);
+        }
+    };
+    let mut writer = Writer::new(workload, region, Watermarks::new(&[0]), 0);
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let elapsed = seconds(|| drop(writer.run(Pace::Unlimited, &mut Free, pages)));
+        let counted: u64 = dirty.harvest()?.iter().map(|run| run.end - run.start).sum();
+        anyhow::ensure!(counted == pages, "the kernel counted {counted} of {pages} pages");
+        rates.push(pages as f64 / elapsed);
+    }
+    let rate = median(rates);
+    row.figure = format!("{:.2} M/s", rate / 1e6);
+    row.value = Some(rate / 1e6);
+    Ok(row)
+}
+
+/// The worst second at each rate, and what is said of a rate that cannot be met.
+fn rates(length_s: u64) -> anyhow::Result<Vec<Row>> {
+    let run = |rate: &str, more: &[&str]| -> anyhow::Result<Value> {
+        let output = Command::new(beside("workload")?)
+            .args(["run", "--json", "--memory", "256MiB", "--rate", rate, "--duration"])
+            .arg(format!("{}s", length_s + 1))
+            .args(more)
+            .output()
+            .context("cannot run the workload")?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(output.status.code() == Some(i32::from(exit::PROVEN)), "{error}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let mut rows = Vec::new();
+    for rate in ["1MB/s", "10MB/s", "100MB/s", "1GB/s", "2GB/s"] {
+        // One record of 4 KiB more or less is 0.4 % of a second at 1 MB/s.
+        let record = if rate == "1MB/s" { "1KiB" } else { "4KiB" };
+        let summary = run(rate, &["--record", record])?;
+        let error = summary["window_error_max"].as_f64().context("no window was measured")?;
+        rows.push(Row {
+            name: format!("worst second at {rate}, % off"),
+            figure: format!("{:.2} %", error * 100.0),
+            peer: format!("{} missed", summary["missed"]),
+            value: Some(error * 100.0),
+            limit: Limit::AtMost(0.5),
+        });
+    }
+    let summary = run("100GB/s", &[])?;
+    let number = |name: &str| summary[name].as_f64().unwrap_or(f64::NAN);
+    let record = 4096.0;
+    let said = (number("operations") + number("missed")) * record / number("seconds");
+    rows.push(Row {
+        name: "done + reported missed / asked, 100GB/s".to_owned(),
+        figure: gigabytes(said),
+        peer: gigabytes(1e11),
+        value: Some(said / 1e11),
+        limit: Limit::AtLeast(0.95),
+    });
+    Ok(rows)
+}
+
+/// The manifest against OpenSSL on all cores.
+fn hashing(rounds: usize) -> anyhow::Result<Row> {
+    let cores = std::thread::available_parallelism()?.get() as f64;
+    let region = Region::anonymous(MEMORY)?;
+    region.fill(&*workload("stream", MEMORY)?, |_| {});
+    let mut row = Row {
+        name: format!("SHA-256 manifest / openssl x {cores}"),
+        figure: "-".to_owned(),
+        peer: "-".to_owned(),
+        value: None,
+        limit: Limit::AtLeast(0.9),
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..rounds.min(3) {
+        let mut root = String::new();
+        let elapsed = seconds(|| root = Manifest::of(&region).root);
+        std::hint::black_box(root);
+        ours.push(MEMORY.0 as f64 / elapsed);
+        let Some(rate) = openssl() else {
+            eprintln!("SKIPPED: SHA-256 against OpenSSL: no 'openssl' (Debian package openssl)");
+            return Ok(row);
+        };
+        theirs.push(rate * cores);
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    (row.figure, row.peer) = (gigabytes(ours), gigabytes(theirs));
+    row.value = Some(ours / theirs);
+    Ok(row)
+}
+
+/// Bytes per second of one process; `None` without the program.
+fn openssl() -> Option<f64> {
+    let output = Command::new("openssl")
+        .args(["speed", "-mr", "-seconds", "1", "-bytes", "4096", "-evp", "sha256"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // "+F:22:sha256:1234567.89": bytes per second.
+    let line = text.lines().find(|line| line.starts_with("+F:"))?;
+    line.rsplit(':').next()?.parse().ok()
+}
+
+/// What 128 GiB must hold, at a watermark far away.
+fn expected_state() -> anyhow::Result<Vec<Row>> {
+    const LOOKUPS: u64 = 5_000_000;
+    let mut rows = Vec::new();
+    for name in ["stream", "uniform"] {
+        let workload = workload(name, FULL)?;
+        let share = &workload.shares()[0];
+        let mut sum = 0;
+        let elapsed = seconds(|| {
+            let generations = Generations::at(&share.pattern, share.slots, 1 << 50);
+            for i in 0..LOOKUPS {
+                sum ^= generations.of(i.wrapping_mul(0x9E37_79B9) % share.slots);
+            }
+        });
+        std::hint::black_box(sum);
+        let nanoseconds = elapsed * 1e9 / LOOKUPS as f64;
+        rows.push(Row {
+            name: format!("expected state of 128 GiB, {name}"),
+            figure: format!("{nanoseconds:.0} ns/slot"),
+            peer: "O(1)".to_owned(),
+            value: Some(nanoseconds),
+            limit: Limit::AtMost(1000.0),
+        });
+    }
+    let workload = workload("zipf", FULL)?;
+    let share = &workload.shares()[0];
+    let mut replayed = 0;
+    let elapsed = seconds(|| {
+        let generations = Generations::at(&share.pattern, share.slots, ZIPF_OPERATIONS);
+        replayed = (0..share.slots).map(|slot| generations.of(slot)).sum();
+    });
+    anyhow::ensure!(replayed == ZIPF_OPERATIONS, "{replayed} operations were replayed");
+    let pages = FULL.0 / PAGE_BYTES;
+    rows.push(Row {
+        name: "zipf, 10^9 operations replayed".to_owned(),
+        figure: format!("{elapsed:.1} s"),
+        peer: format!("{} M pages", pages / 1_000_000),
+        value: Some(elapsed),
+        limit: Limit::AtMost(30.0),
+    });
+    Ok(rows)
+}

@@ -1,0 +1,87 @@
+//! `ci bench`: figures beside their peers or limits, taken side by side in one run.
+
+mod memory;
+mod sys;
+
+use std::io::Write;
+
+use clap::{Args as ClapArgs, ValueEnum};
+use workload::exit;
+
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  ci/bench memory")]
+pub(crate) struct Args {
+    /// What to measure
+    what: What,
+    /// Shorter, and less exact
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Stamping, scanning, tracking, rates, hashing, replay: against the memory of this machine
+    Memory,
+}
+
+/// One line of a table: a figure, what it is held against, and the limit.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) figure: String,
+    pub(crate) peer: String,
+    /// What is judged, mostly figure over peer; `None` where the machine lacks what it takes.
+    pub(crate) value: Option<f64>,
+    pub(crate) limit: Limit,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Row {
+    fn passes(&self) -> bool {
+        match (self.value, self.limit) {
+            (None, _) => true,
+            (Some(value), Limit::AtLeast(limit)) => value >= limit,
+            (Some(value), Limit::AtMost(limit)) => value <= limit,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let rows = match args.what {
+        What::Memory => memory::measure(args.quick)?,
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{:<38} {:>13} {:>13} {:>7} {:>8}", "", "measured", "against", "value", "limit")?;
+    for row in &rows {
+        let (value, limit) = (
+            row.value.map_or("-".to_owned(), |v| format!("{v:.3}")),
+            match row.limit {
+                Limit::AtLeast(limit) => format!(">= {limit}"),
+                Limit::AtMost(limit) => format!("<= {limit}"),
+            },
+        );
+        let verdict = match (row.value, row.passes()) {
+            (None, _) => "SKIPPED",
+            (_, true) => "pass",
+            (_, false) => "SHORT",
+        };
+        writeln!(
+            out,
+            "{:<38} {:>13} {:>13} {value:>7} {limit:>8}  {verdict}",
+            row.name, row.figure, row.peer
+        )?;
+    }
+    let short = rows.iter().filter(|row| !row.passes()).count();
+    writeln!(out, "{} of {} rows pass", rows.len() - short, rows.len())?;
+    Ok(if short == 0 { exit::PROVEN } else { exit::WRONG })
+}
+
+/// The middle of several measurements.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,224 @@
+//! `verifier image`: a guest proven by its physical memory alone, whatever order its pages are in.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, RngCore, SeedableRng};
+use support::{Files, files, files_of, told};
+use workload::journal::RunId;
+
+const PAGE: usize = 4096;
+
+/// Physical memory: the region's pages at random places among other pages.
+struct Memory {
+    files: Files,
+    bytes: Vec<u8>,
+    /// Place by page of the region.
+    places: HashMap<usize, usize>,
+}
+
+fn memory(files: Files, seed: u64) -> Memory {
+    let random = &mut SmallRng::seed_from_u64(seed);
+    let region = std::fs::read(&files.region).unwrap();
+    let mut owners: Vec<Option<usize>> = (0..region.len() / PAGE).map(Some).collect();
+    owners.extend([None; 300]);
+    owners.shuffle(random);
+    let mut bytes = vec![0; owners.len() * PAGE];
+    let mut places = HashMap::new();
+    for (place, owner) in owners.iter().enumerate() {
+        let page = &mut bytes[place * PAGE..][..PAGE];
+        match owner {
+            Some(owner) => {
+                page.copy_from_slice(&region[owner * PAGE..][..PAGE]);
+                places.insert(*owner, place);
+            }
+            None if random.random() => random.fill_bytes(page),
+            None => {}
+        }
+    }
+    Memory { files, bytes, places }
+}
+
+impl Memory {
+    fn page(&mut self, page: usize) -> &mut [u8] {
+        &mut self.bytes[self.places[&page] * PAGE..][..PAGE]
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.files.directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn judge(&self, more: &[&str]) -> (Option<i32>, String) {
+        let image = self.write("image", &self.bytes);
+        judge(&image, &self.files.journal, more)
+    }
+}
+
+fn judge(image: &Path, journal: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verifier"));
+    told(command.arg("image").arg(image).arg("--journal").arg(journal).args(more).output().unwrap())
+}
+
+#[test]
+fn shuffled_memory_is_proven_page_by_page() {
+    let memory = memory(files(), 1);
+    let (code, text) = memory.judge(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("PROVEN: 256 of 1 MiB pages (1 MiB) found")
+            || text.contains("PROVEN: 256 of 256 pages"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_lost_aged_or_torn_is_named_with_its_place() {
+    let older = std::fs::read(&files_of("stream", RunId(9), 60).region).unwrap();
+    let physical = |memory: &Memory, page: usize| format!("{:#x}", memory.places[&page] * PAGE);
+
+    let mut dropped = memory(files(), 2);
+    dropped.page(77).fill(0xEE);
+    let (code, text) = dropped.judge(&[]);
+    assert_eq!(
+        (code, text.contains("page 77 (region 0x4d000): MISSING")),
+        (Some(1), true),
+        "{text}"
+    );
+
+    let mut aged = memory(files(), 3);
+    aged.page(130).copy_from_slice(&older[130 * PAGE..][..PAGE]);
+    let (code, text) = aged.judge(&[]);
+    let place = physical(&aged, 130);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("STALE (1 behind)") && text.contains(&place), "{place}: {text}");
+
+    let mut torn = memory(files(), 4);
+    torn.page(5)[..PAGE / 2].copy_from_slice(&older[5 * PAGE..][..PAGE / 2]);
+    let (code, text) = torn.judge(&[]);
+    assert_eq!((code, text.contains("TORN")), (Some(1), true), "{text}");
+
+    let mut flipped = memory(files(), 5);
+    flipped.page(9)[100] ^= 4;
+    let (code, text) = flipped.judge(&["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, Some(1));
+    assert_eq!(report["faults"]["extents"][0]["first_wrong_byte"], 9 * PAGE + 100);
+    assert_eq!(report["faults"]["extents"][0]["class"], "bit-flip");
+}
+
+/// In a shuffled image a swap is one more shuffle, unless the places are known.
+#[test]
+fn swapped_pages_are_named_against_a_map() {
+    let mut memory = memory(files(), 6);
+    let map = memory.files.directory.path().join("map").to_str().unwrap().to_owned();
+    assert_eq!(memory.judge(&["--write-map", &map]).0, Some(0));
+    assert_eq!(memory.judge(&["--map", &map]).0, Some(0));
+    let (a, b) = (memory.page(20).to_vec(), memory.page(200).to_vec());
+    memory.page(20).copy_from_slice(&b);
+    memory.page(200).copy_from_slice(&a);
+    let (code, text) = memory.judge(&["--map", &map]);
+    assert_eq!(code, Some(1), "{text}");
+    for page in [20, 200] {
+        let was = memory.places[&page] * PAGE;
+        let named = text.lines().any(|line| {
+            line.starts_with(&format!("page {page} "))
+                && line.contains("MISPLACED")
+                && line.contains(&format!("was at {was:#x}"))
+        });
+        assert!(named, "{text}");
+    }
+    std::fs::write(&map, "{}").unwrap();
+    assert_eq!(memory.judge(&["--map", &map]).0, Some(2));
+}
+
+#[test]
+fn in_an_ordered_image_a_page_out_of_order_stands_out() {
+    let files = files();
+    let mut bytes = std::fs::read(&files.region).unwrap();
+    let page = bytes[50 * PAGE..][..PAGE].to_vec();
+    bytes.copy_within(150 * PAGE..151 * PAGE, 50 * PAGE);
+    bytes[150 * PAGE..][..PAGE].copy_from_slice(&page);
+    let image = files.directory.path().join("image");
+    std::fs::write(&image, bytes).unwrap();
+    let (_, text) = judge(&image, &files.journal, &[]);
+    assert!(text.contains("page 50 ") && text.contains("page 150 "), "{text}");
+}
+
+#[test]
+fn older_copies_in_freed_memory_are_no_fault_and_a_second_run_is_bad_input() {
+    let older = std::fs::read(&files_of("stream", RunId(9), 60).region).unwrap();
+    let mut memory = memory(files(), 7);
+    memory.bytes.extend(&older[30 * PAGE..40 * PAGE]);
+    let (code, text) = memory.judge(&[]);
+    assert_eq!((code, text.contains("10 older copies")), (Some(0), true), "{text}");
+    memory.bytes.extend(&older);
+    let (code, text) = memory.judge(&[]);
+    assert_eq!((code, text.contains("two runs of the same seed")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn elf_cores_are_read_by_their_program_headers() {
+    let memory = memory(files(), 8);
+    // Two segments, the second of which starts at 4 GiB, and neither at a page of the file.
+    let half = memory.bytes.len() / PAGE / 2 * PAGE;
+    let start = 64 + 2 * 56 + 13;
+    let mut elf = vec![0; start];
+    elf[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(16, &4u16.to_le_bytes());
+    put(18, &62u16.to_le_bytes());
+    put(20, &1u32.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &2u16.to_le_bytes());
+    let segments = [(start, 0u64, half), (start + half, 4 << 30, memory.bytes.len() - half)];
+    for (i, (offset, physical, length)) in segments.into_iter().enumerate() {
+        let at = 64 + i * 56;
+        put(at, &1u32.to_le_bytes());
+        put(at + 8, &(offset as u64).to_le_bytes());
+        put(at + 24, &physical.to_le_bytes());
+        put(at + 32, &(length as u64).to_le_bytes());
+        put(at + 40, &(length as u64).to_le_bytes());
+    }
+    elf.extend(&memory.bytes);
+    let image = memory.write("core", &elf);
+    let map = memory.files.directory.path().join("map").to_str().unwrap().to_owned();
+    let (code, text) = judge(&image, &memory.files.journal, &["--write-map", &map]);
+    assert_eq!(code, Some(0), "{text}");
+    let map: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&map).unwrap()).unwrap();
+    for (page, place) in &memory.places {
+        let offset = place * PAGE;
+        let physical = if offset < half { offset } else { offset - half + (4 << 30) };
+        assert_eq!(map["places"][*page], physical);
+    }
+    let image = memory.write("cut", &elf[..elf.len() - PAGE]);
+    let (code, text) = judge(&image, &memory.files.journal, &[]);
+    assert_eq!((code, text.contains("is cut")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn what_is_no_image_of_this_guest_is_refused() {
+    let memory = memory(files(), 9);
+    let refused = |bytes: &[u8], says: &str| {
+        let image = memory.write("bad", bytes);
+        let (code, text) = judge(&image, &memory.files.journal, &[]);
+        assert_eq!((code, text.contains(says)), (Some(2), true), "{text}");
+    };
+    refused(&memory.bytes[..5000], "not of whole pages");
+    refused(b"", "not of whole pages");
+    refused(b"KDUMP   rest", "without -z");
+    refused(b"\x7fELF", "damaged");
+    refused(&[7; 8192], "memory of another guest");
+    assert_eq!(judge(Path::new("/nonexistent"), &memory.files.journal, &[]).0, Some(2));
+}
