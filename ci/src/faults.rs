@@ -203,7 +203,7 @@ fn small_workload(
             };
             let mut intervals: Vec<_> = (0..400).map(|_| vec![run(random)]).collect();
             // No writer is to be without work.
-            intervals.extend([vec![0..1], vec![pages - 1..pages]]);
+            intervals.push(vec![0..1, pages - 1..pages]);
             Trace { pages, interval_ns: 1, intervals, sum: 0 }.write(&file)?;
             format!("trace,file={},content={content}", file.display())
         }
@@ -450,13 +450,12 @@ impl Written {
             Plant::TornLine => {
                 let (states, now) = self.states(page);
                 let older = states[..now].iter().rev().find(|s| s[at] != good[at])?[at];
-                for word in random.random_range(1..8)..8 {
-                    lines[at][word] = older[word];
-                }
+                let cut = random.random_range(1..8);
+                lines[at][cut..].copy_from_slice(&older[cut..]);
                 // A mixture that equals either of the two is not torn; one that differs by a word
                 // or two of few bits would be flipped bits.
                 let apart = |other: &Line| workload::line::distance_bits(&lines[at], other) > 16;
-                (apart(&good[at]) && apart(&older)).then(|| ())?;
+                (apart(&good[at]) && apart(&older)).then_some(())?;
                 simple(lines, "TORN")
             }
             Plant::Stale | Plant::Future => {

@@ -8,6 +8,7 @@ mod faults;
 mod hosts;
 mod migrate;
 mod programs;
+mod qemu;
 mod workloads;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Faults(faults::Args),
     /// Run every pattern with every content at a rate, and prove each
     Workloads(workloads::Args),
+    /// Boot a VM whose init is the workload, and prove it from inside and outside
+    Vm(qemu::Args),
     /// Measure, side by side with peers and limits (see ci/bench)
     Bench(bench::Args),
 }
@@ -39,15 +42,16 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Namespaces(args) => match hosts::missing() {
-            Some(reason) => {
-                eprintln!("SKIPPED: migration between namespaces: {reason}");
-                return ExitCode::from(EXIT_SKIPPED);
-            }
+            Some(reason) => return skipped("migration between namespaces", &reason),
             None => migrate::run(&args),
         },
+        Command::Vm(args) => match qemu::missing() {
+            Some(reason) => return skipped("a VM", &reason),
+            None => qemu::run(&args),
+        },
         Command::Faults(args) => faults::run(&args),
-        Command::Bench(args) => bench::run(&args),
         Command::Workloads(args) => workloads::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -56,4 +60,9 @@ fn main() -> ExitCode {
             ExitCode::from(workload::exit::USAGE)
         }
     }
+}
+
+fn skipped(what: &str, reason: &str) -> ExitCode {
+    eprintln!("SKIPPED: {what}: {reason}");
+    ExitCode::from(EXIT_SKIPPED)
 }

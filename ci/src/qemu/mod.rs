@@ -1,0 +1,37 @@
+//! Real virtual machines: QEMU with our programs as the whole of its userland.
+
+mod boot;
+mod initramfs;
+mod kernel;
+mod qmp;
+mod vm;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+pub(crate) use boot::{Args, run};
+
+/// Why no VM can be run on this machine.
+pub(crate) fn missing() -> Option<String> {
+    let quiet = Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if quiet.is_err() {
+        return Some(
+            "'qemu-system-x86_64' is not installed (Debian package qemu-system-x86)".to_owned(),
+        );
+    }
+    kernel::fetch(&cache()).err().map(|e| format!("no kernel for a VM: {e:#}"))
+}
+
+/// Where the kernel is kept between runs.
+fn cache() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/lab")
+}
+
+/// Where ci/static puts the static programs.
+fn static_programs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/static")
+}
