@@ -29,6 +29,17 @@ fn bad_usage_is_refused_and_leaves_nothing_behind() {
     refused(&["--file", path, "--writers", "0"], "choose 1 to");
     refused(&["--file", path, "--rate", "fast"], "does not start with a number");
     refused(&["--file", path, "--pattern", "magic"], "there are: stream, stream-index");
+    refused(&["--file", path, "--workload", "zipf,theta=7"], "out of range");
+    refused(&["--file", path, "--workload", "trace,file=/nonexistent"], "/nonexistent");
+    refused(&["--file", path, "--workload", "/nonexistent.toml"], "cannot read it");
+    refused(&["--file", path, "--memory", "1MiB", "--rate", "0pages/s"], "no number");
+    refused(&["--memory", "1MiB", "--rate", "99999pages/s"], "at most 256 distinct pages");
+    refused(&["--file", path, "--rate", "1MB/s..2MB/s"], "needs a length");
+    refused(&["--file", path, "--catch-up", "never"], "none of skip");
+    refused(&["--file", path, "--heartbeat-interval", "0ms"], "at least 1ms");
+    refused(&["--file", path, "--heartbeat", "udp:nowhere"], "HOST:PORT");
+    refused(&["--file", path, "--memory", "0%"], "above 0%");
+    refused(&["--memory", "5MiB", "--huge-pages"], "huge page");
     refused(&["--file", "/nonexistent/region"], "cannot create /nonexistent/region");
     refused(&["--memory", "1MiB", "--journal", "/nonexistent/j"], "/nonexistent/j");
     assert!(!file.exists());
@@ -69,4 +80,94 @@ fn a_run_reports_what_it_did_and_journals_where_it_stopped() {
         assert!(beats > 20, "{beats} beats in half a second");
     }
     assert_eq!(std::fs::metadata(region).unwrap().len(), 8 << 20);
+}
+
+#[test]
+fn people_are_told_what_there_is() {
+    let list = workload(&["list"]);
+    let text = String::from_utf8_lossy(&list.stdout).into_owned();
+    for info in &workload::profile::PATTERNS {
+        assert!(text.contains(info.name) && text.contains(info.summary), "{text}");
+        let show = workload(&["show", info.name, "--memory", "64MiB"]);
+        let text = String::from_utf8_lossy(&show.stdout).into_owned();
+        assert_eq!(show.status.code(), Some(0), "{}: {text}", info.name);
+        // A trace needs its file before it has a curve.
+        assert_eq!(text.contains("Distinct pages dirtied"), info.name != "trace", "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 90), "{text}");
+    }
+    assert_eq!(workload(&["show", "magic"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_recorded_trace_is_replayed() {
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace").to_str().unwrap().to_owned();
+    let record = workload(&[
+        "run",
+        "--workload",
+        "hotset,p=0.9,f=0.1",
+        "--memory",
+        "8MiB",
+        "--rate",
+        "20MB/s",
+        "--duration",
+        "500ms",
+        "--record-trace",
+        &trace,
+        "--trace-interval",
+        "50ms",
+    ]);
+    assert_eq!(record.status.code(), Some(0), "{}", String::from_utf8_lossy(&record.stderr));
+    let name = format!("trace,file={trace},content=text");
+    let run = |memory: &str| {
+        workload(&["run", "--workload", &name, "--memory", memory, "--duration", "200ms"])
+    };
+    assert_eq!(run("8MiB").status.code(), Some(0));
+    let other = run("16MiB");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("trace"), "it names the trace");
+}
+
+#[test]
+fn commands_are_obeyed() {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_workload"))
+        .args(["run", "--memory", "8MiB", "--rate", "5MB/s", "--control", "stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let commands = "pause\nresume\nrate 10MB/s\nnonsense\nstop\n";
+    child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for answer in
+        ["# paused at [", "# resumed", "# rate 10MB/s", "# error: 'nonsense'", "# stopping"]
+    {
+        assert!(said.contains(answer), "{answer}: {said}");
+    }
+}
+
+#[test]
+fn what_a_writer_finds_wrong_ends_in_exit_code_1() {
+    use std::os::unix::fs::FileExt;
+    let directory = tempfile::tempdir().unwrap();
+    let region = directory.path().join("region");
+    let child = Command::new(env!("CARGO_BIN_EXE_workload"))
+        .args(["run", "--memory", "1MiB", "--rate", "10MB/s", "--duration", "1s"])
+        .args(["--check-before-write", "--file"])
+        .arg(&region)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let file = std::fs::File::options().write(true).open(&region).unwrap();
+    file.write_all_at(&[0xAA; 8], 77 * 64).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("WRONG: 1 records") && said.contains("0x1340"), "{said}");
 }

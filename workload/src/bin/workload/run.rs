@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use workload::dirty::DirtyPages;
 use workload::exit;
-use workload::heartbeat::{self, BEAT_INTERVAL, Heart};
+use workload::heartbeat::{self, Heart};
 use workload::hiccup::Watch;
 use workload::interrupt;
 use workload::journal::{JournalWriter, Motion, RunId};
@@ -114,12 +114,14 @@ impl Args {
 
     /// What is wrong beyond what the parser sees.
     fn check(&self) -> anyhow::Result<()> {
-        let least = Duration::from_millis(1);
-        anyhow::ensure!(
-            self.heartbeat_interval >= least,
-            "--heartbeat-interval must be at least 1ms"
-        );
-        anyhow::ensure!(self.trace_interval >= least, "--trace-interval must be at least 1ms");
+        let (least, most) = (Duration::from_millis(1), Duration::from_secs(10));
+        for (name, interval) in [
+            ("--heartbeat-interval", self.heartbeat_interval),
+            ("--trace-interval", self.trace_interval),
+        ] {
+            let fits = (least..=most).contains(&interval);
+            anyhow::ensure!(fits, "{name} must be at least 1ms and at most 10s");
+        }
         anyhow::ensure!(
             !(self.record_trace.is_some() && self.counts_pages()),
             "--record-trace and counting pages both take the kernel's dirty information; choose one"
@@ -179,8 +181,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let watermarks = guest.watermarks.clone();
     let heart = match journal {
         Some(journal) => {
-            let interval =
-                args.heartbeat_interval.max(Duration::from_millis(1)).min(10 * BEAT_INTERVAL);
+            let interval = args.heartbeat_interval;
             Some(Heart::start_every(interval, watermarks.clone(), 0, journal)?)
         }
         None => None,
