@@ -1,6 +1,7 @@
 //! Page numbers, bitmaps of pages, and runs of them. No I/O, no threads.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes in a page: the unit of tracking and of transfer.
 pub const PAGE_BYTES: u64 = 4096;
@@ -105,6 +106,71 @@ impl Bitmap {
         }
         end
     }
+}
+
+/// A set of pages that several threads add to and take from.
+///
+/// The sweep of a migration in progress: one thread adds pages as they get dirty, others take them
+/// out just before they read and send them. A page is either in the set, or was read after it was
+/// last taken out; so whatever is added after a page was protected again is sent once more.
+#[derive(Debug)]
+pub struct SharedBitmap {
+    words: Box<[AtomicU64]>,
+    pages: u64,
+}
+
+impl SharedBitmap {
+    /// The same pages as `set`.
+    pub fn of(set: &Bitmap) -> Self {
+        Self { words: set.words.iter().map(|w| AtomicU64::new(*w)).collect(), pages: set.pages }
+    }
+
+    /// Number of pages the set is over.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Adds every page of `other`, which is over as many pages; returns how many were new.
+    pub fn add(&self, other: &Bitmap) -> u64 {
+        assert_eq!(self.pages, other.pages, "sets over the same pages");
+        let words = self.words.iter().zip(&other.words).filter(|(_, add)| **add != 0);
+        words.map(|(word, add)| add & !word.fetch_or(*add, Ordering::AcqRel)).map(ones).sum()
+    }
+
+    /// Becomes `other`, page by page and not at once.
+    pub fn become_copy(&self, other: &Bitmap) {
+        assert_eq!(self.pages, other.pages, "sets over the same pages");
+        for (word, new) in self.words.iter().zip(&other.words) {
+            word.store(*new, Ordering::Release);
+        }
+    }
+
+    /// Takes out the pages from `first` (a multiple of 64) to `first + 63`, except those in `but`;
+    /// bit i of the result stands for page `first + i`.
+    pub fn take_64(&self, first: PageNumber, but: &Self) -> u64 {
+        let index = (first / 64) as usize;
+        let wanted =
+            self.words[index].load(Ordering::Acquire) & !but.words[index].load(Ordering::Acquire);
+        match wanted {
+            0 => 0,
+            _ => self.words[index].fetch_and(!wanted, Ordering::AcqRel) & wanted,
+        }
+    }
+
+    /// Number of pages in the set.
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|w| u64::from(w.load(Ordering::Acquire).count_ones())).sum()
+    }
+
+    /// The pages in it now.
+    pub fn snapshot(&self) -> Bitmap {
+        let words = self.words.iter().map(|w| w.load(Ordering::Acquire)).collect();
+        Bitmap { words, pages: self.pages }
+    }
+}
+
+fn ones(word: u64) -> u64 {
+    u64::from(word.count_ones())
 }
 
 #[derive(Clone, Copy)]

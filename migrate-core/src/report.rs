@@ -114,9 +114,24 @@ impl MigrationReport {
     /// Pages dirtied over pages sent, summed over throttled rounds: the beta that SDPS achieved.
     pub fn measured_beta(&self) -> Option<f64> {
         let held = || self.rounds.iter().filter(|r| r.held_share > 0.0);
+        if self.policy == PolicyKind::Adaptive {
+            // A sweep leaves what it passed over as well; what was written is in its rate.
+            let sum = |rate: fn(&RoundReport) -> f64| -> f64 {
+                held().map(|r| rate(r) * r.elapsed_ms).sum()
+            };
+            let sent = sum(|r| r.send_rate);
+            return (sent > 0.0).then(|| sum(|r| r.dirty_rate) / sent);
+        }
         let sent: u64 = held().map(|r| r.sent_pages).sum();
         let dirtied: u64 = held().map(|r| r.dirtied_pages).sum();
         (sent > 0).then(|| dirtied as f64 / sent as f64)
+    }
+
+    /// Time that each vCPU was kept from running, in milliseconds: held by the throttle, and
+    /// stopped at the stun.
+    pub fn guest_lost_ms(&self) -> f64 {
+        let held: f64 = self.rounds.iter().map(|r| r.held_share * r.elapsed_ms).sum();
+        held + self.downtime.total_ms
     }
 }
 

@@ -9,7 +9,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::memory::{Bitmap, PAGE_BYTES};
-use crate::policy::{Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window};
+use crate::policy::{
+    Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window, harvest_interval,
+    leaves_hot_pages,
+};
 
 /// How a model guest chooses pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,8 @@ struct Model {
     random: SmallRng,
     now: Duration,
     dirty: Bitmap,
+    /// Pages written between the last two harvests.
+    recent: Bitmap,
     next_page: u64,
     fraction: f64,
     held_share: f64,
@@ -93,8 +98,9 @@ impl Model {
         self.link.bytes_per_s * (1.0 + self.link.jitter * self.random.random_range(-1.0..=1.0))
     }
 
-    /// The guest writes for `elapsed`; returns distinct pages written.
-    fn write(&mut self, elapsed: Duration) -> u64 {
+    /// The guest writes for `elapsed`; returns the distinct pages written, and how many of them
+    /// were not dirty before.
+    fn write(&mut self, elapsed: Duration) -> (Bitmap, u64) {
         let demand = self.guest.pages_per_s * elapsed.as_secs_f64();
         self.lost_pages += demand * self.held_share;
         let pages = demand * (1.0 - self.held_share) + self.fraction;
@@ -112,10 +118,66 @@ impl Model {
             };
             window.insert(page..page + 1);
         }
-        for run in window.runs(0..self.guest.pages) {
-            self.dirty.insert(run);
+        let runs = window.runs(0..self.guest.pages);
+        let fresh = runs.map(|run| self.dirty.insert(run)).sum();
+        (window, fresh)
+    }
+
+    /// Sends the rest, the guest standing still.
+    fn stun(&mut self, stun: Stun, sent_pages: &mut u64) -> End {
+        let rest = self.dirty.count();
+        let downtime = Duration::from_secs_f64((rest * PAGE_BYTES) as f64 / self.bandwidth());
+        self.now += downtime;
+        *sent_pages += rest;
+        End::Done { stun, downtime }
+    }
+
+    /// One sweep, asking the policy at every harvest; says how it ended, and pages sent.
+    fn sweep(&mut self, mut tick: impl FnMut(Window, Duration) -> Vec<Action>) -> (SweepEnd, u64) {
+        let start = self.now;
+        let pages = self.guest.pages;
+        let (mut cursor, mut credit, mut sent_all) = (0, 0.0, 0);
+        let mut window = Window::default();
+        loop {
+            let pages_per_s = self.bandwidth() / PAGE_BYTES as f64;
+            let interval = harvest_interval(self.dirty.count(), &window);
+            let leave = leaves_hot_pages(self.dirty.count(), &window);
+            let room = pages_per_s * interval.as_secs_f64() + credit;
+            let mut sent = 0;
+            while cursor < pages && sent < room as u64 {
+                if !(leave && self.recent.contains(cursor)) && self.dirty.remove(cursor) {
+                    sent += 1;
+                }
+                cursor += 1;
+            }
+            // A sweep that ends early takes as long as its pages did, and at least a glance.
+            let done = cursor == pages;
+            let least = Duration::from_millis(1);
+            let elapsed = match done {
+                true => Duration::from_secs_f64(sent as f64 / pages_per_s).clamp(least, interval),
+                false => interval,
+            };
+            credit = if done { 0.0 } else { room.fract() };
+            sent_all += sent;
+            self.now += elapsed;
+            let (written, fresh) = self.write(elapsed);
+            let dirtied = written.count();
+            self.recent = written;
+            let owed = self.dirty.count();
+            window = Window { elapsed, sent, dirtied, fresh, pending: owed };
+            if done {
+                let round = Round { sent: sent_all, owed, elapsed: self.now - start };
+                return (SweepEnd::Done(window, round), sent_all);
+            }
+            for action in tick(window, self.now) {
+                match action {
+                    Action::Throttle { held_share } => self.held_share = held_share,
+                    Action::GiveUp(why) => return (SweepEnd::GaveUp(why), sent_all),
+                    Action::Stun(stun) => return (SweepEnd::Stun(stun), sent_all),
+                    other => unreachable!("{other:?} inside a sweep"),
+                }
+            }
         }
-        window.count()
     }
 
     /// One round, asking the policy at every tick; `Err` if it gave up inside.
@@ -136,8 +198,9 @@ impl Model {
             credit -= sent as f64;
             left -= sent;
             self.now += elapsed;
-            let dirtied = self.write(elapsed);
-            let window = Window { elapsed, sent, dirtied };
+            let (written, fresh) = self.write(elapsed);
+            let (dirtied, pending) = (written.count(), left + self.dirty.count());
+            let window = Window { elapsed, sent, dirtied, fresh, pending };
             if left == 0 {
                 let owed = self.dirty.count();
                 return Ok((window, Round { sent: to_send, owed, elapsed: self.now - start }));
@@ -147,6 +210,13 @@ impl Model {
             }
         }
     }
+}
+
+/// How a sweep ended.
+enum SweepEnd {
+    Done(Window, Round),
+    Stun(Stun),
+    GaveUp(GiveUp),
 }
 
 /// Runs one migration under `policy`; the same seed gives the same run.
@@ -164,6 +234,7 @@ pub fn run(
         random: SmallRng::seed_from_u64(seed),
         now: Duration::ZERO,
         dirty: Bitmap::full(guest.pages),
+        recent: Bitmap::empty(guest.pages),
         next_page: 0,
         fraction: 0.0,
         held_share: 0.0,
@@ -173,41 +244,49 @@ pub fn run(
     let mut event = Event::Start { pages: guest.pages };
     let end = 'migration: loop {
         assert!(model.now < TIME_MAX, "a policy must end by itself");
-        let mut begin_round = false;
+        let mut next = None;
         for action in policy.step(event, model.now) {
             match action {
-                Action::BeginRound => begin_round = true,
                 Action::Throttle { held_share } => model.held_share = held_share,
                 Action::GiveUp(why) => break 'migration End::GaveUp(why),
                 Action::Stun(stun) => {
-                    let rest = model.dirty.count();
-                    let seconds = (rest * PAGE_BYTES) as f64 / model.bandwidth();
-                    let downtime = Duration::from_secs_f64(seconds);
-                    model.now += downtime;
-                    sent_pages += rest;
-                    break 'migration End::Done { stun, downtime };
+                    break 'migration model.stun(stun, &mut sent_pages);
                 }
+                begin => next = Some(begin),
             }
         }
-        assert!(begin_round, "between rounds a policy sends, stuns or gives up");
-        let to_send = model.dirty.take().count();
         rounds += 1;
-        sent_pages += to_send;
-        let round = model.round(to_send, |window, now| {
-            let mut throttle = None;
-            for action in policy.step(Event::Tick(window), now) {
-                match action {
-                    Action::Throttle { held_share } => throttle = Some(held_share),
-                    Action::GiveUp(why) => return Err(why),
-                    other => unreachable!("{other:?} inside a round"),
+        event = match next {
+            Some(Action::BeginSweep) => {
+                let (end, sent) = model.sweep(|window, now| policy.step(Event::Tick(window), now));
+                sent_pages += sent;
+                match end {
+                    SweepEnd::Done(window, round) => Event::RoundDone(window, round),
+                    SweepEnd::Stun(stun) => break model.stun(stun, &mut sent_pages),
+                    SweepEnd::GaveUp(why) => break End::GaveUp(why),
                 }
             }
-            Ok(throttle)
-        });
-        match round {
-            Ok((window, round)) => event = Event::RoundDone(window, round),
-            Err(why) => break End::GaveUp(why),
-        }
+            Some(Action::BeginRound) => {
+                let to_send = model.dirty.take().count();
+                sent_pages += to_send;
+                let round = model.round(to_send, |window, now| {
+                    let mut throttle = None;
+                    for action in policy.step(Event::Tick(window), now) {
+                        match action {
+                            Action::Throttle { held_share } => throttle = Some(held_share),
+                            Action::GiveUp(why) => return Err(why),
+                            other => unreachable!("{other:?} inside a round"),
+                        }
+                    }
+                    Ok(throttle)
+                });
+                match round {
+                    Ok((window, round)) => Event::RoundDone(window, round),
+                    Err(why) => break End::GaveUp(why),
+                }
+            }
+            other => unreachable!("between rounds a policy sends, stuns or gives up: {other:?}"),
+        };
     };
     Outcome { end, total: model.now, sent_pages, rounds, lost_pages: model.lost_pages }
 }

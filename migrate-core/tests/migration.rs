@@ -22,7 +22,7 @@ use verifier::verdict::Verdict;
 
 #[test]
 fn every_policy_tracker_and_pattern_arrives_whole() {
-    use PolicyKind::{AutoConverge, Precopy, StopAndCopy, Vmotion};
+    use PolicyKind::{Adaptive, AutoConverge, Precopy, StopAndCopy, Vmotion};
     use TrackerKind::{Auto, Mprotect};
     for (policy, tracker, workload, streams) in [
         (Vmotion, Auto, "stream,record=16KiB", 1),
@@ -30,6 +30,9 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         (Vmotion, Mprotect, "uniform,record=64", 3),
         (AutoConverge, Auto, "stream", 1),
         (StopAndCopy, Auto, "stream,record=2MiB", 4),
+        (Adaptive, Auto, "stream,record=16KiB", 1),
+        (Adaptive, Mprotect, "uniform,record=64", 3),
+        (Adaptive, Auto, "hotset,p=0.95,f=0.02,content=sparse", 2),
         (Precopy, Auto, "zipf,record=1KiB,content=zero-flip", 2),
         (Vmotion, Auto, "hotset,content=delta:3", 1),
         (Precopy, Auto, "iometer,content=text*1+sparse*1", 2),

@@ -120,7 +120,7 @@ mod tests {
         let mut shares = Vec::new();
         for i in 1..=24 {
             let elapsed = Duration::from_secs(2);
-            let window = Window { elapsed, sent: 100_000, dirtied: 100_000 };
+            let window = Window { elapsed, sent: 100_000, dirtied: 100_000, fresh: 0, pending: 0 };
             let round = Round { sent: 100_000, owed: 100_000, elapsed };
             let actions = policy.step(Event::RoundDone(window, round), elapsed * i);
             shares.extend(actions.iter().filter_map(|a| match a {
@@ -137,7 +137,8 @@ mod tests {
         let mut policy = AutoConverge::new(Settings::default());
         let elapsed = Duration::from_secs(2);
         for i in 1..10 {
-            let window = Window { elapsed, sent: 1_000_000, dirtied: 400_000 };
+            let window =
+                Window { elapsed, sent: 1_000_000, dirtied: 400_000, fresh: 0, pending: 0 };
             let round = Round { sent: 1_000_000, owed: 400_000, elapsed };
             let actions = policy.step(Event::RoundDone(window, round), elapsed * i);
             assert_eq!(actions, [Action::BeginRound]);

@@ -9,6 +9,8 @@ use crate::memory::PAGE_BYTES;
 const WINDOW_MIN: Duration = Duration::from_millis(20);
 /// Time over which older windows fade to a third.
 const MEMORY: Duration = Duration::from_millis(250);
+/// The same for the growth of what is owed, which changes as a sweep passes the guest's writes.
+const MEMORY_FRESH: Duration = Duration::from_millis(80);
 
 /// Rates in bytes per second, once known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +18,7 @@ pub(super) struct Estimate {
     pending: Window,
     send: Option<f64>,
     dirty: Option<f64>,
+    fresh: Option<f64>,
 }
 
 impl Estimate {
@@ -31,23 +34,32 @@ impl Estimate {
         self.dirty
     }
 
+    /// Page data per second by which what is owed grows.
+    pub(super) fn fresh(&self) -> Option<f64> {
+        self.fresh
+    }
+
     /// Takes a window in; returns the gathered one when it was long enough to count.
     pub(super) fn update(&mut self, window: Window) -> Option<Window> {
         self.pending.elapsed += window.elapsed;
         self.pending.sent += window.sent;
         self.pending.dirtied += window.dirtied;
+        self.pending.fresh += window.fresh;
+        self.pending.pending = window.pending;
         if self.pending.elapsed < WINDOW_MIN {
             return None;
         }
         let window = std::mem::take(&mut self.pending);
         let seconds = window.elapsed.as_secs_f64();
-        let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
-        let smooth = |old: Option<f64>, pages: u64| {
+        let smooth_over = |memory: Duration, old: Option<f64>, pages: u64| {
+            let weight = 1.0 - (-seconds / memory.as_secs_f64()).exp();
             let new = (pages * PAGE_BYTES) as f64 / seconds;
             Some(old.map_or(new, |old| old + weight * (new - old)))
         };
+        let smooth = |old, pages| smooth_over(MEMORY, old, pages);
         self.send = smooth(self.send, window.sent).filter(|rate| *rate > 0.0);
         self.dirty = smooth(self.dirty, window.dirtied);
+        self.fresh = smooth_over(MEMORY_FRESH, self.fresh, window.fresh);
         Some(window)
     }
 }

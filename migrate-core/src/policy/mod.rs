@@ -4,6 +4,7 @@
 //! and no memory, so [`crate::sim`] drives the very same code on a virtual clock. Who drives it
 //! sends the pages, harvests the dirty bits, and tells it what happened.
 
+mod adaptive;
 mod auto_converge;
 mod estimate;
 mod precopy;
@@ -54,6 +55,10 @@ pub struct Window {
     pub sent: u64,
     /// Pages the guest wrote in it (distinct within the window).
     pub dirtied: u64,
+    /// Of these, pages that were not owed before: by so much what is owed grew.
+    pub fresh: u64,
+    /// Pages still owed at its end.
+    pub pending: u64,
 }
 
 /// A round that ended: every page it owed was sent.
@@ -86,6 +91,9 @@ pub enum Event {
 pub enum Action {
     /// Send every page owed now, once; events go on.
     BeginRound,
+    /// Go through memory once and send what is owed when its turn comes, except pages written in
+    /// the last window: those are left for later. Ends as a round does; may be stunned inside.
+    BeginSweep,
     /// Hold the vCPUs for this share of time.
     Throttle {
         /// 0 is free, below 1.
@@ -148,6 +156,8 @@ pub enum PolicyKind {
     StopAndCopy,
     /// Classic rounds, bounded count, no throttle.
     Precopy,
+    /// Continuous sweep, hot pages left for the stun, a throttle only where it pays.
+    Adaptive,
     /// Rounds, and SDPS once they stop shrinking.
     Vmotion,
     /// QEMU's throttle rule with its defaults.
@@ -156,7 +166,8 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     /// All policies, with a line each.
-    pub const ALL: [(Self, &'static str, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str, &'static str); 5] = [
+        (Self::Adaptive, "adaptive", "continuous sweep, hot pages last, a throttle where it pays"),
         (Self::Vmotion, "vmotion", "rounds; SDPS holds the dirty rate at beta times the send rate"),
         (Self::Precopy, "precopy", "classic rounds, bounded, no throttle"),
         (Self::AutoConverge, "auto-converge", "QEMU's throttle rule with its defaults"),
@@ -168,6 +179,7 @@ impl PolicyKind {
         match self {
             Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy),
             Self::Precopy => Box::new(precopy::Precopy::new(settings)),
+            Self::Adaptive => Box::new(adaptive::Adaptive::new(settings)),
             Self::Vmotion => Box::new(vmotion::Vmotion::new(settings)),
             Self::AutoConverge => Box::new(auto_converge::AutoConverge::new(settings)),
         }
@@ -178,6 +190,7 @@ impl PolicyKind {
         match self {
             Self::StopAndCopy => "stop-and-copy",
             Self::Precopy => "precopy",
+            Self::Adaptive => "adaptive",
             Self::Vmotion => "vmotion",
             Self::AutoConverge => "auto-converge",
         }
@@ -194,6 +207,28 @@ impl std::str::FromStr for PolicyKind {
             },
         )
     }
+}
+
+/// Longest time between two harvests.
+pub const HARVEST_INTERVAL_MAX: Duration = Duration::from_millis(50);
+/// Shortest time between two harvests of a sweep.
+const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
+
+/// When a sweep harvests again: often enough that what is written between two harvests is little
+/// beside what is owed, or the rest could never fit a short goal.
+pub fn harvest_interval(pending_pages: u64, sent: &Window) -> Duration {
+    let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
+    let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
+    let interval = rest.map_or(HARVEST_INTERVAL_MAX, |rest| rest / 4);
+    interval.clamp(HARVEST_INTERVAL_MIN, HARVEST_INTERVAL_MAX)
+}
+
+/// Whether a sweep passes over what was written in the last window: not when what is owed is so
+/// little that what was passed over would be most of it.
+pub fn leaves_hot_pages(pending_pages: u64, sent: &Window) -> bool {
+    let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
+    let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
+    rest.is_none_or(|rest| rest > HARVEST_INTERVAL_MAX)
 }
 
 /// Time to send `pages` at `bytes_per_s`; `None` while no rate is known.

@@ -80,7 +80,7 @@ mod tests {
         let mut policy = Precopy::new(Settings::default());
         policy.step(Event::Start { pages: 100 }, Duration::ZERO);
         let elapsed = Duration::from_millis(1);
-        let window = Window { elapsed, sent: 100, dirtied: 3 };
+        let window = Window { elapsed, sent: 100, dirtied: 3, fresh: 0, pending: 0 };
         let event = Event::RoundDone(window, Round { sent: 100, owed: 3, elapsed });
         let actions = policy.step(event, elapsed);
         assert!(matches!(actions[..], [Action::Stun(Stun { pending_pages: 3, .. })]));

@@ -33,6 +33,11 @@ impl Sdps {
         Self { beta, run_share: 1.0, demand: None, credit_pages: 0.0 }
     }
 
+    /// A controller for another share, with what this one knows of the guest.
+    pub(super) fn at_share(&self, beta: f64) -> Self {
+        Self { beta, credit_pages: 0.0, ..*self }
+    }
+
     pub(super) fn at_limit(&self) -> bool {
         self.run_share <= RUN_SHARE_MIN
     }
@@ -82,6 +87,8 @@ mod tests {
                     // The guest under-delivers what is asked of it by 3 %, as real ones may.
                     dirtied: (send_pages_per_s * demand_over_send * 0.05 * (1.0 - held) * 0.97)
                         as u64,
+                    fresh: 0,
+                    pending: 0,
                 };
                 if i > 20 {
                     sent += window.sent;
@@ -98,7 +105,13 @@ mod tests {
     #[test]
     fn a_slow_guest_is_left_alone() {
         let mut sdps = Sdps::new(0.9);
-        let window = Window { elapsed: Duration::from_millis(50), sent: 1000, dirtied: 800 };
+        let window = Window {
+            elapsed: Duration::from_millis(50),
+            sent: 1000,
+            dirtied: 800,
+            fresh: 0,
+            pending: 0,
+        };
         sdps.observe(&window);
         assert_eq!(sdps.held_share(&window, 1000.0 * 20.0 * PAGE_BYTES as f64), 0.0);
     }

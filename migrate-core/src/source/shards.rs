@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
 use crate::link::pacer::Pacer;
-use crate::memory::{Bitmap, CHUNK_PAGES, PAGE_BYTES, shard};
+use crate::memory::{Bitmap, CHUNK_PAGES, PAGE_BYTES, SharedBitmap, shard};
 use crate::proto::frame::{HEADER_BYTES, Header, Kind};
 
 /// Longest run in one frame: short enough that pacing is smooth and a cancel is quick.
@@ -21,8 +21,21 @@ const RUN_PAGES_MAX: u64 = 64;
 pub(super) enum Job {
     /// Send every page of the set that is in this stream's shard.
     Pages(Arc<Bitmap>),
+    /// Go through this stream's shard once and send what is owed when its turn comes.
+    Sweep(Arc<Sweep>),
     /// Say that nothing more comes in this epoch.
     End { epoch: u64 },
+}
+
+/// What a sweep works on, while the main thread harvests into it.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    /// Pages that the destination has not, or not as they are.
+    pub(super) owed: SharedBitmap,
+    /// Pages written between the last two harvests: hot, and left for later.
+    pub(super) recent: SharedBitmap,
+    /// Set to end the sweep where it is; what was not sent stays owed.
+    pub(super) halt: AtomicBool,
 }
 
 /// What a stream says: it is done with a job, or lost.
@@ -64,6 +77,7 @@ impl Shard {
         while let Ok(job) = jobs.recv() {
             let result = match job {
                 Job::Pages(pages) => self.send(&pages),
+                Job::Sweep(sweep) => self.sweep(&sweep),
                 Job::End { epoch } => {
                     self.channel.send(self.tag, &Header::new(Kind::EndOfPages, epoch, 0, 0), &[])
                 }
@@ -88,6 +102,31 @@ impl Shard {
                         return Ok(());
                     }
                     page = self.send_some(page, run.end)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, sweep: &Sweep) -> std::io::Result<()> {
+        let total = sweep.owed.pages();
+        let first_chunk = self.index * CHUNK_PAGES;
+        for chunk in (first_chunk..total).step_by((self.streams * CHUNK_PAGES) as usize) {
+            for first in (chunk..(chunk + CHUNK_PAGES).min(total)).step_by(64) {
+                if self.abandon.load(Ordering::Relaxed) || sweep.halt.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                // Taken out before they are read: what is written from here on is owed again.
+                let mut pages = sweep.owed.take_64(first, &sweep.recent);
+                while pages != 0 {
+                    let start = pages.trailing_zeros();
+                    let length = (pages >> start).trailing_ones();
+                    let (mut page, end) =
+                        (first + u64::from(start), first + u64::from(start + length));
+                    while page < end {
+                        page = self.send_some(page, end)?;
+                    }
+                    pages &= u64::MAX.checked_shl(start + length).unwrap_or(0);
                 }
             }
         }

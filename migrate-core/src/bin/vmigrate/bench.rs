@@ -67,6 +67,7 @@ impl Reading {
 #[command(after_help = "Examples:\n  \
     vmigrate bench                 about two minutes\n  \
     vmigrate bench --quick         about half a minute, less exact\n  \
+    vmigrate bench --policy vmotion,adaptive          beside each other, same seeds\n  \
     vmigrate bench --reading unthrottled --policy precopy --rounds 500\n  \
     vmigrate bench --memory 1GiB --links 1gbit,4gbit --iterations 3 --json")]
 pub(crate) struct Args {
@@ -100,6 +101,15 @@ pub(crate) struct Args {
     state: StateArgs,
 }
 
+impl Args {
+    fn policies(&self) -> Vec<PolicyKind> {
+        match self.reading {
+            Reading::Sdps => self.engine.policy.clone(),
+            Reading::Unthrottled => vec![PolicyKind::Precopy],
+        }
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let [slow, fast] = args.links[..] else {
         anyhow::bail!("--links takes two rates, for example 1gbit,4gbit");
@@ -122,22 +132,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         exit_code: exit::PROVEN,
     };
     for (r, paper) in workloads {
-        for iteration in 1..=args.iterations {
-            for link in [slow, fast] {
-                let run = one(args, memory, r, slow, link)?;
-                if !args.json {
-                    title(r, link, iteration)?;
-                    print_run(&run)?;
-                }
-                report.exit_code = worse(report.exit_code, run.exit_code);
-                report.runs.push(BenchRun { r_wanted: r, link: link.0, iteration, run });
-                if interrupt::count() > 0 {
-                    eprintln!("vmigrate: cancelled");
-                    return Ok(exit::FAILED);
+        for policy in args.policies() {
+            for iteration in 1..=args.iterations {
+                for link in [slow, fast] {
+                    let run = one(args, policy, memory, r, slow, link)?;
+                    if !args.json {
+                        title(r, link, iteration)?;
+                        print_run(&run)?;
+                    }
+                    report.exit_code = worse(report.exit_code, run.exit_code);
+                    let link = link.0;
+                    report.runs.push(BenchRun { policy, r_wanted: r, link, iteration, run });
+                    if interrupt::count() > 0 {
+                        eprintln!("vmigrate: cancelled");
+                        return Ok(exit::FAILED);
+                    }
                 }
             }
+            report.ratios.extend(ratio(&report.runs, policy, r, slow, fast, paper));
         }
-        report.ratios.extend(ratio(&report.runs, r, slow, fast, paper));
     }
     report.verdict = match report.exit_code {
         exit::PROVEN => Verdict::Proven,
@@ -171,7 +184,14 @@ fn title(r: f64, link: Rate, iteration: u32) -> anyhow::Result<()> {
 }
 
 /// One migration to a receiver process of its own.
-fn one(args: &Args, memory: Bytes, r: f64, slow: Rate, link: Rate) -> anyhow::Result<RunReport> {
+fn one(
+    args: &Args,
+    policy: PolicyKind,
+    memory: Bytes,
+    r: f64,
+    slow: Rate,
+    link: Rate,
+) -> anyhow::Result<RunReport> {
     let directory = std::env::temp_dir().join(format!("vmigrate-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -193,10 +213,7 @@ fn one(args: &Args, memory: Bytes, r: f64, slow: Rate, link: Rate) -> anyhow::Re
                 link: LinkSettings::default(),
                 streams: engine.streams,
                 bandwidth: Some(link.0 as f64),
-                policy: match args.reading {
-                    Reading::Sdps => engine.policy,
-                    Reading::Unthrottled => PolicyKind::Precopy,
-                },
+                policy,
                 limits: Settings {
                     goal: Duration::from_secs_f64(goal),
                     beta: engine.beta.unwrap_or(BETA),
@@ -271,10 +288,17 @@ impl Drop for Receiver {
 }
 
 /// Means over the iterations of one workload; `None` if any migration of it failed.
-fn ratio(runs: &[BenchRun], r: f64, slow: Rate, fast: Rate, paper: f64) -> Option<RatioReport> {
+fn ratio(
+    runs: &[BenchRun],
+    policy: PolicyKind,
+    r: f64,
+    slow: Rate,
+    fast: Rate,
+    paper: f64,
+) -> Option<RatioReport> {
     let of = |link: Rate| -> Option<Vec<_>> {
         runs.iter()
-            .filter(|run| run.r_wanted == r && run.link == link.0)
+            .filter(|run| run.policy == policy && run.r_wanted == r && run.link == link.0)
             .map(|run| run.run.attempts.last().filter(|m| m.outcome == "done"))
             .collect()
     };
@@ -303,6 +327,9 @@ fn ratio(runs: &[BenchRun], r: f64, slow: Rate, fast: Rate, paper: f64) -> Optio
     let beta = beta_slow.unwrap_or(1.0);
     let model = model_time(memory, b_slow, d_slow, beta) / model_time(memory, b_fast, d_fast, beta);
     Some(RatioReport {
+        policy,
+        slow_lost_ms: over(&slow_runs, |m| m.guest_lost_ms()),
+        fast_lost_ms: over(&fast_runs, |m| m.guest_lost_ms()),
         r_wanted: r,
         // In the throttled slow run a saturated first round hides the guest's demand, so r is
         // taken where the guest ran free.
@@ -340,6 +367,8 @@ fn summary(report: &BenchReport) -> anyhow::Result<()> {
             "    r (asked)     k    beta     slow      fast    ratio   model   paper  ratio/model"
         )?;
     }
+    // Who decided is said where there is more than one.
+    let several = report.ratios.iter().any(|x| x.policy != report.ratios[0].policy);
     for x in &report.ratios {
         let beta = x.beta.map_or("   -".to_owned(), |b| format!("{b:.3}"));
         let paper = if x.paper.is_nan() { "-".to_owned() } else { format!("{:.1}x", x.paper) };
@@ -355,6 +384,15 @@ fn summary(report: &BenchReport) -> anyhow::Result<()> {
             x.model,
             x.measured / x.model
         )?;
+        if several {
+            writeln!(
+                out,
+                "    {}: the guest lost {:.2} s over the slow link, {:.2} s over the fast one",
+                x.policy.name(),
+                x.slow_lost_ms / 1e3,
+                x.fast_lost_ms / 1e3
+            )?;
+        }
         if let Some(spread) = x.spread {
             writeln!(out, "    spread of the ratio over iterations: {spread:.2}")?;
         }

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 use migrate_core::guest::process::proof::{Proof, Scanned};
 use migrate_core::memory::PAGE_BYTES;
+use migrate_core::policy::PolicyKind;
 use migrate_core::report::MigrationReport;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -47,6 +48,8 @@ pub(crate) struct RunReport {
 /// A ratio of two migration times beside the model's and the paper's.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct RatioReport {
+    /// Who decided.
+    pub(crate) policy: PolicyKind,
     /// Dirty rate over slow link bandwidth, as asked for.
     pub(crate) r_wanted: f64,
     /// As measured.
@@ -59,6 +62,10 @@ pub(crate) struct RatioReport {
     pub(crate) slow_ms: f64,
     /// Mean migration time over the fast link, milliseconds.
     pub(crate) fast_ms: f64,
+    /// Mean time that each vCPU was kept from running over the slow link, milliseconds.
+    pub(crate) slow_lost_ms: f64,
+    /// The same over the fast link.
+    pub(crate) fast_lost_ms: f64,
     /// Slow over fast.
     pub(crate) measured: f64,
     /// Standard deviation of the ratio over iterations; null for one iteration.
@@ -72,6 +79,8 @@ pub(crate) struct RatioReport {
 /// One migration of a bench.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct BenchRun {
+    /// Who decided.
+    pub(crate) policy: PolicyKind,
     /// Dirty rate over slow link bandwidth, as asked for.
     pub(crate) r_wanted: f64,
     /// Bandwidth of the link, bytes per second.

@@ -90,9 +90,10 @@ pub(crate) struct Args {
 /// How the engine goes about it.
 #[derive(ClapArgs, Clone, Debug)]
 pub(crate) struct EngineArgs {
-    /// Who decides: vmotion, precopy, auto-converge or stop-and-copy
-    #[arg(long, default_value = "vmotion")]
-    pub(crate) policy: PolicyKind,
+    /// Who decides: vmotion, adaptive, precopy, auto-converge or stop-and-copy; bench takes
+    /// several, one after the other
+    #[arg(long, default_value = "vmotion", value_delimiter = ',')]
+    pub(crate) policy: Vec<PolicyKind>,
     /// SDPS holds the dirty rate at this share of the send rate [default: 0.9, for bench 0.914]
     #[arg(long, value_parser = parse_beta)]
     pub(crate) beta: Option<f64>,
@@ -141,6 +142,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let spec =
         WorkloadSpec { seed: args.seed, memory: args.memory, writers: args.writers, workload };
     let engine = &args.engine;
+    let [policy] = engine.policy[..] else {
+        anyhow::bail!("one migration has one --policy; several are for bench");
+    };
     let link = args.link.resolve("client")?;
     link.allow(args.to)?;
     let plan = Plan {
@@ -153,7 +157,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             link,
             streams: engine.streams,
             bandwidth: args.bandwidth.map(|r| r.0 as f64),
-            policy: engine.policy,
+            policy,
             limits: Settings {
                 goal: args.downtime,
                 beta: engine.beta.unwrap_or(Settings::default().beta),

@@ -1,0 +1,183 @@
+//! `adaptive`: a continuous sweep, hot pages left for the stun, and a throttle only where it pays.
+//!
+//! A sweep sends a page at most once per turn and only as it is then, so what is written ahead of
+//! the sweep costs nothing; pages written in the last window are passed over, so hot ones wait for
+//! the stun. It stuns when the rest fits the goal and has stopped shrinking.
+//!
+//! The throttle. Let r be the guest's dirty rate over the send rate, and u the share of the send
+//! rate it is held to. What is left, P, takes P / (B(1-u)) to send, during which the guest loses
+//! the share 1 - u/r of its time, so it loses (1 - u/r)/(1 - u) * P/B guest-seconds. Below r = 1
+//! this falls with u: as gentle as the time allows. Above r = 1 it *rises* with u, so that a firm
+//! throttle costs the guest less than a gentle one, and is over sooner; at r = 1 the cost is P/B
+//! whatever u is. The throttle is therefore firm wherever the guest writes as fast as we send.
+
+use std::time::Duration;
+
+use super::estimate::Estimate;
+use super::sdps::Sdps;
+use super::stall::Stall;
+use super::{Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Window, send_time};
+
+/// At the end of a sweep everything the guest writes is behind it, so what is owed grows by what
+/// was not owed before. Below this share of the send rate it shrinks by itself.
+const SHRINKING: f64 = 0.9;
+/// From this share on the throttle is firm; below 1 by what a measurement may be off, because
+/// just below 1 a gentle one takes for ever.
+const FIRM_FROM: f64 = 0.97;
+/// Share of the send rate to which a firm throttle holds the guest: it stays alive.
+const FIRM_SHARE: f64 = 0.1;
+/// A rest that takes this share of the goal is small enough, whether it shrinks on or not.
+const SMALL_ENOUGH: f64 = 0.1;
+/// Windows without a smaller rest after which it has stopped shrinking.
+const LEVEL_WINDOWS: u32 = 3;
+/// Time of a handover beyond the last send: pause, harvest, state, record, resume.
+const HANDOVER: Duration = Duration::from_millis(5);
+/// Sweeps without a new smallest rest after which a gentle throttle is made firm, and after which
+/// a firm one is of no use; and the least time for both, because sweeps may be short.
+const STALLED_SWEEPS: [u32; 2] = [10, 40];
+const STALLED_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+const ADVICE: &str = "use a faster link or a longer --downtime";
+
+#[derive(Debug)]
+pub(super) struct Adaptive {
+    settings: Settings,
+    estimate: Estimate,
+    /// What the guest asks for, and the throttle in force.
+    gentle: Sdps,
+    firm: Sdps,
+    throttling: Throttling,
+    stall: Stall,
+    /// When the rest was last smaller than ever before.
+    shrank: Time,
+    /// While the rest fits the goal: the smallest one, windows since it was seen, and the time
+    /// since when it fits.
+    fitting: Option<Fitting>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fitting {
+    least: u64,
+    windows: u32,
+    since: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Throttling {
+    Off,
+    Gentle,
+    Firm,
+}
+
+impl Adaptive {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            estimate: Estimate::default(),
+            gentle: Sdps::new(settings.beta.min(SHRINKING)),
+            firm: Sdps::new(FIRM_SHARE),
+            throttling: Throttling::Off,
+            stall: Stall::new(),
+            shrank: Time::ZERO,
+            fitting: None,
+        }
+    }
+
+    /// The time that the last send may take.
+    fn budget(&self) -> Duration {
+        self.settings.goal.saturating_sub(HANDOVER).max(self.settings.goal / 2)
+    }
+
+    /// The stun, if the rest fits and is as small as it gets in reasonable time.
+    fn stun(&mut self, pending: u64, now: Time) -> Option<Action> {
+        let time = send_time(pending, self.estimate.send())?;
+        let budget = self.budget();
+        if time > budget {
+            self.fitting = None;
+            return None;
+        }
+        let fresh = Fitting { least: u64::MAX, windows: 0, since: now };
+        let fitting = self.fitting.get_or_insert(fresh);
+        match pending < fitting.least {
+            true => (fitting.least, fitting.windows) = (pending, 0),
+            false => fitting.windows += 1,
+        }
+        let ready = time <= budget.mul_f64(SMALL_ENOUGH)
+            || fitting.windows >= LEVEL_WINDOWS
+            // What shrinks slowly is not worth waiting for.
+            || now - fitting.since >= budget / 2;
+        ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
+    }
+
+    /// Learns from a window; the throttle to set, if there is one.
+    fn throttle(&mut self, window: Window) -> Option<Action> {
+        let window = self.estimate.update(window)?;
+        let send = self.estimate.send()?;
+        let controller = match self.throttling {
+            Throttling::Firm => &mut self.firm,
+            _ => &mut self.gentle,
+        };
+        controller.observe(&window);
+        (self.throttling != Throttling::Off)
+            .then(|| Action::Throttle { held_share: controller.held_share(&window, send) })
+    }
+
+    /// After a sweep: whether the guest has to be held from now on, and how firmly.
+    fn decide(&mut self, round: &Round, now: Time) {
+        self.stall.observe(round);
+        if self.stall.rounds == 0 {
+            self.shrank = now;
+        }
+        let (Some(fresh), Some(send)) = (self.estimate.fresh(), self.estimate.send()) else {
+            return;
+        };
+        if self.throttling == Throttling::Firm || fresh < SHRINKING * send {
+            return;
+        }
+        let useless = self.throttling == Throttling::Gentle && self.is_stalled(0, now);
+        self.throttling = match fresh >= FIRM_FROM * send || useless {
+            true => {
+                self.firm = self.gentle.at_share(FIRM_SHARE);
+                Throttling::Firm
+            }
+            false => Throttling::Gentle,
+        };
+    }
+
+    fn is_stalled(&self, patience: usize, now: Time) -> bool {
+        self.stall.rounds >= STALLED_SWEEPS[patience] && now - self.shrank >= STALLED_TIME[patience]
+    }
+
+    fn give_up(&self, now: Time) -> Option<Action> {
+        let why = if self.is_stalled(1, now) {
+            format!("{} sweeps in a row left no less to send, throttle and all", self.stall.rounds)
+        } else if now >= self.settings.time_max {
+            format!("{:.0} s were not enough", now.as_secs_f64())
+        } else {
+            return None;
+        };
+        Some(Action::GiveUp(GiveUp { why, advice: ADVICE }))
+    }
+}
+
+impl Policy for Adaptive {
+    fn name(&self) -> &'static str {
+        "adaptive"
+    }
+
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        match event {
+            Event::Start { .. } => vec![Action::BeginSweep],
+            Event::Tick(window) => {
+                let throttle = self.throttle(window);
+                let end = self.stun(window.pending, now).or_else(|| self.give_up(now));
+                throttle.into_iter().chain(end).collect()
+            }
+            Event::RoundDone(window, round) => {
+                self.decide(&round, now);
+                let throttle = self.throttle(window);
+                let end = self.stun(round.owed, now).or_else(|| self.give_up(now));
+                throttle.into_iter().chain([end.unwrap_or(Action::BeginSweep)]).collect()
+            }
+        }
+    }
+}
