@@ -7,6 +7,7 @@ mod bench;
 mod faults;
 mod hosts;
 mod migrate;
+mod migrations;
 mod programs;
 mod qemu;
 mod workloads;
@@ -33,6 +34,8 @@ enum Command {
     Faults(faults::Args),
     /// Run every pattern with every content at a rate, and prove each
     Workloads(workloads::Args),
+    /// Migrate random guests over random links, and prove each
+    Migrations(migrations::Args),
     /// Boot a VM whose init is the workload, and prove it from inside and outside
     Vm(qemu::Args),
     /// Measure, side by side with peers and limits (see ci/bench)
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         },
         Command::Faults(args) => faults::run(&args),
         Command::Workloads(args) => workloads::run(&args),
+        Command::Migrations(args) => migrations::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

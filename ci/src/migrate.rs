@@ -1,9 +1,9 @@
 //! `ci namespaces`: one migration between two hosts over a shaped link, proven, its efficiency
 //! measured against the rate the link was shaped to.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
@@ -11,7 +11,7 @@ use workload::exit;
 use workload::units::{Bytes, Rate};
 
 use crate::hosts::{ADDRESS_B, Hosts};
-use crate::programs::beside;
+use crate::programs::{Ended, announced, beside};
 
 #[derive(ClapArgs)]
 #[command(
@@ -33,16 +33,6 @@ pub(crate) struct Args {
     /// The program under test; by default beside this one
     #[arg(long, value_name = "FILE")]
     vmigrate: Option<PathBuf>,
-}
-
-/// A child that is ended with this value.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
@@ -88,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 fn receiver(hosts: &Hosts, program: &Path) -> anyhow::Result<(Ended, String)> {
-    let mut child = hosts
+    let child = hosts
         .on(1, program)
         .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
         .arg(format!("{ADDRESS_B}:7400"))
@@ -96,13 +86,5 @@ fn receiver(hosts: &Hosts, program: &Path) -> anyhow::Result<(Ended, String)> {
         .stderr(Stdio::inherit())
         .spawn()
         .context("cannot start the receiver")?;
-    let stdout = child.stdout.take().context("the receiver has no output")?;
-    let child = Ended(child);
-    let mut reader = BufReader::new(stdout);
-    let mut address = String::new();
-    reader.read_line(&mut address).context("the receiver does not answer")?;
-    anyhow::ensure!(!address.trim().is_empty(), "the receiver did not start listening");
-    // Drained, so that the receiver never waits for us to read its report.
-    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-    Ok((child, address.trim().to_owned()))
+    announced(child)
 }

@@ -1,6 +1,20 @@
 //! The programs under test, which are built beside this one.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Child;
+
+use anyhow::Context;
+
+/// A child that is ended with this value.
+pub(crate) struct Ended(pub(crate) Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// The program of that name.
 pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
@@ -11,4 +25,17 @@ pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
         program.display()
     );
     Ok(program)
+}
+
+/// A receiver that was started with `--announce`, its output piped, and the address it listens at.
+pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
+    let mut child = Ended(child);
+    let stdout = child.0.stdout.take().context("the receiver has no output")?;
+    let mut reader = BufReader::new(stdout);
+    let mut address = String::new();
+    reader.read_line(&mut address).context("the receiver does not answer")?;
+    anyhow::ensure!(!address.trim().is_empty(), "the receiver did not start listening");
+    // Drained, so that the receiver never waits for us to read its report.
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    Ok((child, address.trim().to_owned()))
 }

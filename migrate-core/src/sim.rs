@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
 use crate::policy::{
     Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window, harvest_interval,
     leaves_hot_pages,
@@ -72,6 +72,10 @@ pub struct Outcome {
     pub rounds: u32,
     /// Pages the guest would have written and did not, because it was held.
     pub lost_pages: f64,
+    /// The least downtime that any migration could have had at the moment of the stun, given what
+    /// the guest had written when: max over s of U(s)/B - (t - s), U(s) being the bytes of the
+    /// pages last written after s. Zero if it gave up.
+    pub downtime_bound: Duration,
 }
 
 /// Time between events inside a round.
@@ -79,21 +83,25 @@ const TICK: Duration = Duration::from_millis(50);
 /// Virtual time after which something is wrong with the policy: none may go on for ever.
 const TIME_MAX: Duration = Duration::from_secs(100_000);
 
-struct Model {
+struct Model<'a> {
     guest: ModelGuest,
+    /// The page that the guest writes next.
+    write_next: &'a mut dyn FnMut(&mut SmallRng) -> PageNumber,
+    /// When each page was last written: the beginning of that window, in seconds.
+    written_at: Vec<f32>,
     link: ModelLink,
     random: SmallRng,
     now: Duration,
     dirty: Bitmap,
     /// Pages written between the last two harvests.
     recent: Bitmap,
-    next_page: u64,
     fraction: f64,
     held_share: f64,
     lost_pages: f64,
+    downtime_bound: Duration,
 }
 
-impl Model {
+impl Model<'_> {
     fn bandwidth(&mut self) -> f64 {
         self.link.bytes_per_s * (1.0 + self.link.jitter * self.random.random_range(-1.0..=1.0))
     }
@@ -107,15 +115,11 @@ impl Model {
         self.fraction = pages.fract();
         let writable = self.guest.writable;
         let mut window = Bitmap::empty(self.guest.pages);
+        let window_start = (self.now - elapsed).as_secs_f32();
         // More than every page twice adds nothing new to a window.
         for _ in 0..(pages as u64).min(writable * 4) {
-            let page = match self.guest.writes {
-                Writes::Stream => {
-                    self.next_page = (self.next_page + 1) % writable;
-                    self.next_page
-                }
-                Writes::Uniform => self.random.random_range(0..writable),
-            };
+            let page = (self.write_next)(&mut self.random);
+            self.written_at[page as usize] = window_start;
             window.insert(page..page + 1);
         }
         let runs = window.runs(0..self.guest.pages);
@@ -123,8 +127,22 @@ impl Model {
         (window, fresh)
     }
 
+    /// The least downtime that was possible now, whatever had been sent before.
+    fn bound(&self) -> Duration {
+        let mut written: Vec<f32> = self.written_at.clone();
+        written.sort_by(|a, b| b.total_cmp(a));
+        let now = self.now.as_secs_f64();
+        let page_s = PAGE_BYTES as f64 / self.link.bytes_per_s;
+        let over = written
+            .iter()
+            .zip(1u32..)
+            .map(|(at, pages)| f64::from(pages) * page_s - (now - f64::from(*at)));
+        Duration::from_secs_f64(over.fold(0.0, f64::max))
+    }
+
     /// Sends the rest, the guest standing still.
     fn stun(&mut self, stun: Stun, sent_pages: &mut u64) -> End {
+        self.downtime_bound = self.bound();
         let rest = self.dirty.count();
         let downtime = Duration::from_secs_f64((rest * PAGE_BYTES) as f64 / self.bandwidth());
         self.now += downtime;
@@ -227,6 +245,26 @@ pub fn run(
     settings: Settings,
     seed: u64,
 ) -> Outcome {
+    let (writable, mut next) = (guest.writable, 0);
+    let mut write_next = |random: &mut SmallRng| match guest.writes {
+        Writes::Stream => {
+            next = (next + 1) % writable;
+            next
+        }
+        Writes::Uniform => random.random_range(0..writable),
+    };
+    run_writing(guest, &mut write_next, link, policy, settings, seed)
+}
+
+/// The same for a guest that writes the pages that `write_next` says, one after the other.
+pub fn run_writing(
+    guest: ModelGuest,
+    write_next: &mut dyn FnMut(&mut SmallRng) -> PageNumber,
+    link: ModelLink,
+    policy: PolicyKind,
+    settings: Settings,
+    seed: u64,
+) -> Outcome {
     let mut policy = policy.build(settings);
     let mut model = Model {
         guest,
@@ -235,7 +273,9 @@ pub fn run(
         now: Duration::ZERO,
         dirty: Bitmap::full(guest.pages),
         recent: Bitmap::empty(guest.pages),
-        next_page: 0,
+        write_next,
+        written_at: vec![f32::NEG_INFINITY; guest.pages as usize],
+        downtime_bound: Duration::ZERO,
         fraction: 0.0,
         held_share: 0.0,
         lost_pages: 0.0,
@@ -288,5 +328,12 @@ pub fn run(
             other => unreachable!("between rounds a policy sends, stuns or gives up: {other:?}"),
         };
     };
-    Outcome { end, total: model.now, sent_pages, rounds, lost_pages: model.lost_pages }
+    Outcome {
+        end,
+        total: model.now,
+        sent_pages,
+        rounds,
+        lost_pages: model.lost_pages,
+        downtime_bound: model.downtime_bound,
+    }
 }

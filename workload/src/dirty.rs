@@ -31,11 +31,27 @@ impl DirtyPages {
     /// The kernel refused.
     pub fn harvest(&mut self) -> io::Result<Vec<Range<u64>>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        self.tracker.harvest(0..self.region.pages(), |run| match runs.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => runs.push(run),
-        })?;
+        self.tracker.harvest(0..self.region.pages(), |run| join(&mut runs, run))?;
         Ok(runs)
+    }
+}
+
+/// Adds a run to ascending ones. A long harvest takes several calls, and a page that is written
+/// again where one ended may be in the next as well; it is one page all the same.
+fn join(runs: &mut Vec<Range<u64>>, run: Range<u64>) {
+    match runs.last_mut() {
+        Some(last) if last.start <= run.start && run.start <= last.end => {
+            last.end = last.end.max(run.end);
+        }
+        Some(last) if run.start < last.start => {
+            // Back by more than a run: rare enough for a search.
+            let tail = runs.split_off(runs.partition_point(|r| r.end < run.start));
+            let rest = std::iter::once(run).chain(tail);
+            let mut rest: Vec<_> = rest.collect();
+            rest.sort_unstable_by_key(|r| r.start);
+            rest.into_iter().for_each(|r| join(runs, r));
+        }
+        _ => runs.push(run),
     }
 }
 
@@ -47,5 +63,25 @@ mod sys {
         // SAFETY: `DirtyPages` keeps the region, and with it the mapping, for longer than the
         // tracker.
         unsafe { pagemap::WriteTracker::register(region.as_ptr(), region.bytes() as usize) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_ascending_and_apart(runs in prop::collection::vec((0u64..100, 1u64..10), 0..30)) {
+            let mut joined = Vec::new();
+            let mut pages = std::collections::BTreeSet::new();
+            for (start, length) in runs {
+                join(&mut joined, start..start + length);
+                pages.extend(start..start + length);
+            }
+            prop_assert!(joined.windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert_eq!(joined.into_iter().flatten().collect::<Vec<_>>(), pages.into_iter().collect::<Vec<_>>());
+        }
     }
 }

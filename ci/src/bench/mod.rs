@@ -1,5 +1,6 @@
 //! `ci bench`: figures beside their peers or limits, taken side by side in one run.
 
+mod convergence;
 mod memory;
 mod sys;
 
@@ -22,6 +23,8 @@ pub(crate) struct Args {
 enum What {
     /// Stamping, scanning, tracking, rates, hashing, replay: against the memory of this machine
     Memory,
+    /// Policies against each other on every pattern and dirty rate, simulated
+    Convergence,
 }
 
 /// One line of a table: a figure, what it is held against, and the limit.
@@ -52,6 +55,7 @@ impl Row {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let rows = match args.what {
+        What::Convergence => return convergence::run(args.quick),
         What::Memory => memory::measure(args.quick)?,
     };
     let mut out = std::io::stdout().lock();

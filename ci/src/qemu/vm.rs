@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use anyhow::Context;
 use workload::journal::Collector;
 
 use super::qmp::Qmp;
+use crate::programs::Ended;
 
 /// How long an answer of the workload inside may take under emulation.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ pub(crate) struct Recipe<'a> {
 
 /// A running QEMU, ended with this value.
 pub(crate) struct Vm {
-    child: Child,
+    child: Ended,
     pub(crate) qmp: Qmp,
     serial: UnixStream,
     answers: Receiver<String>,
@@ -85,7 +86,7 @@ impl Vm {
             .stderr(Stdio::from(std::fs::File::create(file("errors"))?))
             .spawn()
             .context("cannot run qemu-system-x86_64 (Debian package qemu-system-x86)")?;
-        let mut child = Ended(Some(child));
+        let child = Ended(child);
         let connected = Qmp::connect(&qmp).with_context(|| {
             std::fs::read_to_string(file("errors")).unwrap_or_default().trim().to_owned()
         })?;
@@ -111,7 +112,6 @@ impl Vm {
                 }
             }
         })?;
-        let child = child.0.take().unwrap_or_else(|| unreachable!("just started"));
         Ok(Self { child, qmp: connected, serial: port, answers, ram, console })
     }
 
@@ -154,7 +154,7 @@ impl Vm {
     /// Waits until the VM has powered itself off.
     pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + timeout;
-        while self.child.try_wait()?.is_none() {
+        while self.child.0.try_wait()?.is_none() {
             anyhow::ensure!(
                 Instant::now() < deadline,
                 "the VM did not power off; its console: {}",
@@ -163,24 +163,5 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
-    }
-}
-
-/// A child that is ended if it is not taken.
-struct Ended(Option<Child>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for Vm {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

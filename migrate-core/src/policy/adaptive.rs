@@ -104,7 +104,7 @@ impl Adaptive {
         let ready = time <= budget.mul_f64(SMALL_ENOUGH)
             || fitting.windows >= LEVEL_WINDOWS
             // What shrinks slowly is not worth waiting for.
-            || now - fitting.since >= budget / 2;
+            || now - fitting.since >= budget;
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 

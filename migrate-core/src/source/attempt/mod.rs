@@ -1,12 +1,15 @@
 //! One attempt, phase by phase; errors are handled once, in [`Attempt::run`].
 
+mod copy;
+mod resolve;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::handover::{Record, Resolution};
-use super::shards::{Counters, Done, Job, Shard, Sweep};
+use super::handover::Record;
+use super::shards::{Counters, Done, Job, Shard};
 use super::{Migrated, NotMigrated, Notes, Observer, Progress, SourceSettings};
 use crate::Error;
 use crate::error::{lost, spawn};
@@ -14,23 +17,16 @@ use crate::guest::{DirtyTracker, Guest};
 use crate::link::channel::Channel;
 use crate::link::connect;
 use crate::link::pacer::Pacer;
-use crate::memory::{Bitmap, PAGE_BYTES, SharedBitmap};
-use crate::policy::{
-    Action, Event, HARVEST_INTERVAL_MAX, Policy, Round, Stun, Window, harvest_interval,
-    leaves_hot_pages,
-};
+use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::policy::{Policy, Stun};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::{Hello, MigrationId, Role};
 use crate::proto::state::{Source as State, SourceEvent};
-use crate::report::{Downtime, MigrationReport, RoundReport, SCHEMA};
+use crate::report::{Downtime, MigrationReport, SCHEMA};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(50);
-/// Time to the first harvest of a sweep, which sets the time to the next.
-const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
-/// A harvest may take at most this share of the time between harvests.
-const HARVEST_SHARE_MAX: f64 = 0.02;
 /// How long the destination may take to build its shadow, beyond a second per this many bytes.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
 const SETUP_BYTES_PER_S: u64 = 256 << 20;
@@ -38,8 +34,6 @@ const SETUP_BYTES_PER_S: u64 = 256 << 20;
 const READY_BYTES_PER_S: u64 = 256 << 20;
 /// Time between signs of life on the control connection.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two tries to reach a destination that did not answer Run.
-const RESOLVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What reaches the main loop from the connections.
 enum Signal {
@@ -81,71 +75,6 @@ impl Drop for Links {
             channel.close();
         }
     }
-}
-
-/// How a sweep ended.
-enum SweepEnd {
-    Done(Event),
-    Stun(Stun),
-}
-
-/// A round or sweep as it goes on.
-struct Tally {
-    number: u32,
-    start: Instant,
-    /// Pages sent before it began; of them, zero ones.
-    sent: u64,
-    zero: u64,
-    dirtied: u64,
-    /// Seconds that the vCPUs were held.
-    held_s: f64,
-    last: Window,
-}
-
-impl Tally {
-    fn start(counters: &Counters, number: u32) -> Self {
-        let zero = counters.zero_pages.load(Ordering::Relaxed);
-        let (start, sent) = (Instant::now(), counters.sent());
-        Self { number, start, sent, zero, dirtied: 0, held_s: 0.0, last: Window::default() }
-    }
-
-    fn window(&mut self, window: &Window, held_share: f64) {
-        self.dirtied += window.dirtied;
-        self.held_s += held_share * window.elapsed.as_secs_f64();
-        self.last = *window;
-    }
-
-    /// Writes the round down; gives it and its last window.
-    fn finish(
-        self,
-        counters: &Counters,
-        owed: u64,
-        begin: Instant,
-        rounds: &mut Vec<RoundReport>,
-    ) -> (Round, Window) {
-        let elapsed = self.start.elapsed();
-        let sent = counters.sent() - self.sent;
-        let zero = counters.zero_pages.load(Ordering::Relaxed) - self.zero;
-        let seconds = elapsed.as_secs_f64();
-        rounds.push(RoundReport {
-            round: self.number,
-            start_ms: ms(self.start - begin),
-            elapsed_ms: ms(elapsed),
-            sent_pages: sent - zero,
-            zero_pages: zero,
-            dirtied_pages: owed,
-            send_rate: ((sent - zero) * PAGE_BYTES) as f64 / seconds,
-            dirty_rate: (self.dirtied * PAGE_BYTES) as f64 / seconds,
-            held_share: self.held_s / seconds,
-        });
-        (Round { sent, owed, elapsed }, self.last)
-    }
-}
-
-/// Counters of the window since the last event.
-struct Meter {
-    at: Instant,
-    sent: u64,
 }
 
 impl<'a> Attempt<'a> {
@@ -319,178 +248,6 @@ impl<'a> Attempt<'a> {
         Ok(links)
     }
 
-    /// Rounds, until the policy stuns.
-    fn copy(&mut self, links: &Links) -> Result<Stun, Error> {
-        self.tracker.start()?;
-        let begin = Instant::now();
-        self.first_page = Some(begin);
-        let mut event = Event::Start { pages: self.owed.pages() };
-        loop {
-            let mut next = None;
-            for action in self.policy.step(event, begin.elapsed()) {
-                match action {
-                    Action::Throttle { held_share } => self.throttle(held_share),
-                    Action::Stun(stun) => return Ok(stun),
-                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
-                    begin => next = Some(begin),
-                }
-            }
-            event = match next {
-                Some(Action::BeginRound) => self.round(links, begin)?,
-                Some(Action::BeginSweep) => match self.sweep(links, begin)? {
-                    SweepEnd::Done(event) => event,
-                    SweepEnd::Stun(stun) => return Ok(stun),
-                },
-                other => {
-                    unreachable!("between rounds a policy sends, stuns or gives up: {other:?}")
-                }
-            };
-        }
-    }
-
-    /// Goes through memory once, and sends what is owed when its turn comes; harvests and asks the
-    /// policy while it goes on. Whatever was not sent, or was written since, is owed at its end.
-    fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
-        let sweep = Arc::new(Sweep {
-            owed: SharedBitmap::of(&self.owed),
-            recent: SharedBitmap::of(&self.recent),
-            halt: AtomicBool::new(false),
-        });
-        let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
-        let mut meter = Meter { at: tally.start, sent: tally.sent };
-        self.give(links, Job::Sweep(sweep.clone()));
-        let mut busy = links.jobs.len();
-        let (mut interval, mut stun) = (HARVEST_INTERVAL_MIN, None);
-        while busy > 0 {
-            let deadline = meter.at + interval;
-            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
-            if busy > 0 && Instant::now() < deadline {
-                continue;
-            }
-            if self.counters.sent() == tally.sent {
-                // A sweep that finds only hot pages ends at once; it is not to be begun again
-                // before it is known what has cooled down.
-                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
-            }
-            let harvest_start = Instant::now();
-            let mut written = Bitmap::empty(self.owed.pages());
-            self.tracker.harvest(0..written.pages(), &mut written)?;
-            // Owed as soon as it is protected again: the streams take out what they send.
-            let fresh = sweep.owed.add(&written);
-            let (now, sent) = (Instant::now(), self.counters.sent());
-            let window = Window {
-                elapsed: now - meter.at,
-                sent: sent - meter.sent,
-                dirtied: written.count(),
-                fresh,
-                pending: sweep.owed.count(),
-            };
-            meter = Meter { at: now, sent };
-            // Nothing is too hot for a sweep that is nearly done.
-            self.recent = match leaves_hot_pages(window.pending, &window) {
-                true => written,
-                false => Bitmap::empty(written.pages()),
-            };
-            sweep.recent.become_copy(&self.recent);
-            tally.window(&window, self.held_share);
-            interval = harvest_interval(window.pending, &window)
-                .max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
-            if busy == 0 || stun.is_some() {
-                continue;
-            }
-            self.show(tally.number, window.pending, &window);
-            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
-                match action {
-                    Action::Throttle { held_share } => self.throttle(held_share),
-                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
-                    Action::Stun(decided) => {
-                        stun = Some(decided);
-                        sweep.halt.store(true, Ordering::Relaxed);
-                    }
-                    other => unreachable!("{other:?} inside a sweep"),
-                }
-            }
-        }
-        self.owed = sweep.owed.snapshot();
-        let owed = self.owed.count();
-        let (round, window) = tally.finish(&self.counters, owed, begin, &mut self.report.rounds);
-        Ok(match stun {
-            Some(stun) => SweepEnd::Stun(stun),
-            None => SweepEnd::Done(Event::RoundDone(window, round)),
-        })
-    }
-
-    /// Sends everything owed now, once; harvests and asks the policy while it goes on.
-    fn round(&mut self, links: &Links, begin: Instant) -> Result<Event, Error> {
-        let sending = Arc::new(self.owed.take());
-        let to_send = sending.count();
-        let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
-        let mut meter = Meter { at: tally.start, sent: tally.sent };
-        self.give(links, Job::Pages(sending));
-        let mut busy = links.jobs.len();
-        let mut interval = HARVEST_INTERVAL_MAX;
-        while busy > 0 {
-            let deadline = meter.at + interval;
-            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
-            if busy > 0 && Instant::now() < deadline {
-                continue;
-            }
-            let harvest_start = Instant::now();
-            let window = self.window(&mut meter, to_send + tally.sent)?;
-            tally.window(&window, self.held_share);
-            interval = HARVEST_INTERVAL_MAX.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
-            if busy == 0 {
-                break;
-            }
-            self.show(tally.number, (to_send + tally.sent) - meter.sent, &window);
-            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
-                match action {
-                    Action::Throttle { held_share } => self.throttle(held_share),
-                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
-                    other => unreachable!("{other:?} inside a round"),
-                }
-            }
-        }
-        let owed = self.owed.count();
-        let (round, window) = tally.finish(&self.counters, owed, begin, &mut self.report.rounds);
-        Ok(Event::RoundDone(window, round))
-    }
-
-    /// Harvests, and measures the time since the last window.
-    fn window(&mut self, meter: &mut Meter, sent_at_end: u64) -> Result<Window, Error> {
-        let pages = self.owed.pages();
-        let before = self.owed.count();
-        let dirtied = self.tracker.harvest(0..pages, &mut self.owed)?;
-        let owed = self.owed.count();
-        let (now, sent) = (Instant::now(), self.counters.sent());
-        let window = Window {
-            elapsed: now - meter.at,
-            sent: sent - meter.sent,
-            dirtied,
-            fresh: owed - before,
-            pending: sent_at_end - sent + owed,
-        };
-        *meter = Meter { at: now, sent };
-        Ok(window)
-    }
-
-    fn show(&mut self, round: u32, remaining_pages: u64, window: &Window) {
-        let seconds = window.elapsed.as_secs_f64();
-        self.observer.progress(Progress::Round {
-            round,
-            remaining_pages,
-            dirtied_pages: self.owed.count(),
-            send_rate: (window.sent * PAGE_BYTES) as f64 / seconds,
-            dirty_rate: (window.dirtied * PAGE_BYTES) as f64 / seconds,
-            held_share: self.held_share,
-        });
-    }
-
-    fn throttle(&mut self, held_share: f64) {
-        self.held_share = held_share;
-        self.guest.throttle(held_share);
-    }
-
     /// Pauses, sends the rest and the state, and hands over.
     fn stun(&mut self, links: &Links, stun: Stun, record: &Record) -> Result<(), Error> {
         let (tag, epoch) = (self.id.tag(), self.settings.epoch);
@@ -558,52 +315,6 @@ impl<'a> Attempt<'a> {
             self.report.migration_ms = ms(running - first_page - proof);
         }
         Ok(())
-    }
-
-    /// Asks the destination again and again, and watches for an operator's decision.
-    fn resolve(&mut self, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
-        let deadline = Instant::now() + self.settings.resolve_timeout;
-        self.observer.progress(Progress::Unresolved { migration: self.id });
-        while Instant::now() < deadline {
-            let answer = match record.decision() {
-                Some(Resolution::SourceRuns) => {
-                    self.enter(SourceEvent::SourceRuns);
-                    self.guest.throttle(0.0);
-                    self.guest.resume()?;
-                    return Err(Error::Cancelled);
-                }
-                Some(Resolution::DestinationRuns) => Ok(None),
-                None => self.ask_again().map(Some),
-            };
-            if let Ok(control) = answer {
-                self.enter(SourceEvent::Running);
-                return Ok(control.map(Arc::new));
-            }
-            std::thread::sleep(RESOLVE_INTERVAL);
-        }
-        Err(Error::Unresolved { id: self.id.to_string() })
-    }
-
-    /// Says Run once more on a new connection: a prepared destination runs now, a running one
-    /// says so. Either way the guest runs there and not here.
-    fn ask_again(&self) -> Result<Channel, Error> {
-        let (tag, epoch) = (self.id.tag(), self.settings.epoch);
-        let hello = Hello { migration: self.id, role: Role::Resolve, epoch };
-        let channel = connect(self.settings.peer, hello, &self.settings.link)?;
-        let doing = "resolving the handover";
-        channel.send(tag, &Header::new(Kind::Run, epoch, 0, 0), &[]).map_err(lost(doing))?;
-        loop {
-            let header = channel.read_header(tag, doing)?;
-            channel.read_payload(&header, doing)?;
-            match header.kind {
-                Kind::Running if header.a == epoch => {
-                    let _ = channel.send(tag, &Header::new(Kind::Released, epoch, 0, 0), &[]);
-                    return Ok(channel);
-                }
-                Kind::Alive => {}
-                kind => return Err(ProtoError::Unexpected { kind, why: "resolving" }.into()),
-            }
-        }
     }
 
     fn give(&self, links: &Links, job: Job) {

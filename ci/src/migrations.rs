@@ -1,0 +1,152 @@
+//! `ci migrations`: short migrations of random guests over random links, each of which must arrive
+//! whole.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+use workload::exit;
+
+use crate::programs::{Ended, announced, beside};
+
+const PATTERNS: [&str; 10] = [
+    "stream",
+    "stream-index,every=5",
+    "uniform",
+    "iid",
+    "zipf,theta=1.1",
+    "hotset,p=0.9,f=0.05",
+    "touch",
+    "fileio,file=1MiB,run=64KiB",
+    "iometer",
+    "phases,of=stream*300+hotset:p=0.8:f=0.1*700",
+];
+const CONTENTS: [&str; 6] =
+    ["random", "text", "sparse", "zero-flip", "delta:5", "random*2+zero-flip*1+text*1"];
+const POLICIES: [&str; 5] = ["adaptive", "vmotion", "precopy", "auto-converge", "stop-and-copy"];
+
+#[derive(ClapArgs)]
+#[command(after_help = "Example:\n  cargo run --release -p ci -- migrations --count 500 --seed 1")]
+pub(crate) struct Args {
+    /// How many
+    #[arg(long, default_value_t = 500)]
+    count: u64,
+    /// Determines all of them
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let program = beside("vmigrate")?;
+    let start = Instant::now();
+    let (mut proven, mut by_policy) = (0, std::collections::BTreeMap::<&str, u64>::new());
+    for number in 0..args.count {
+        let seed = args.seed.wrapping_add(number);
+        let (policy, arguments) = random_migration(seed);
+        match one(&program, &arguments) {
+            Ok(()) => {
+                proven += 1;
+                *by_policy.entry(policy).or_default() += 1;
+            }
+            Err(e) => {
+                eprintln!("ci: seed {seed}: {e:#}\n    vmigrate send {}", arguments.join(" "))
+            }
+        }
+    }
+    let by_policy: Vec<_> = by_policy.iter().map(|(p, n)| format!("{n} {p}")).collect();
+    writeln!(
+        std::io::stdout(),
+        "{} random migrations from seed {}: {proven} PROVEN ({}) in {:.0} s",
+        args.count,
+        args.seed,
+        by_policy.join(", "),
+        start.elapsed().as_secs_f64()
+    )?;
+    Ok(if proven == args.count { exit::PROVEN } else { exit::WRONG })
+}
+
+/// The sender's arguments for a seed; the same seed gives the same ones.
+fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
+    let random = &mut SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let policy = *POLICIES.choose(random).unwrap_or(&"adaptive");
+    let pattern = *PATTERNS.choose(random).unwrap_or(&"stream");
+    let content = *CONTENTS.choose(random).unwrap_or(&"random");
+    let bandwidth = random.random_range(100e6..500e6);
+    // What cannot converge without a throttle is not asked to.
+    let r_max = match policy {
+        "adaptive" => 3.0,
+        "precopy" => 0.6,
+        _ => 0.9,
+    };
+    let rate = bandwidth * random.random_range(0.1..r_max);
+    let least = if content.contains("delta") { 12 } else { 6 };
+    let workload = match pattern {
+        "touch" if content.contains("delta") => "touch".to_owned(),
+        "touch" => format!("touch,content={content}"),
+        _ => {
+            let record = 1 << random.random_range(least..=15);
+            format!("{pattern},record={record},content={content}")
+        }
+    };
+    // Lines of 64 bytes dirty pages by the dozen: their rate is in lines.
+    let rate = if pattern == "touch" { rate / 64.0 } else { rate };
+    let tracker = if random.random_ratio(1, 4) { "mprotect" } else { "auto" };
+    let pages = random.random_range(1000..12_000) * 4096u64;
+    let words = [
+        ("--memory", pages.to_string()),
+        ("--workload", workload),
+        ("--rate", format!("{rate:.0}B/s")),
+        ("--writers", random.random_range(1..=3).to_string()),
+        ("--seed", seed.to_string()),
+        ("--policy", policy.to_owned()),
+        ("--streams", random.random_range(1..=4).to_string()),
+        ("--tracker", tracker.to_owned()),
+        ("--bandwidth", format!("{bandwidth:.0}B/s")),
+        ("--downtime", format!("{}ms", random.random_range(20..300))),
+        ("--run-on", "200ms".to_owned()),
+        ("--time-limit", "60s".to_owned()),
+        ("--linger", "0s".to_owned()),
+    ];
+    (policy, words.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect())
+}
+
+fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
+    let (mut receiver, address) = receiver(program)?;
+    let output = Command::new(program)
+        .args(["send", "--json", "--to", &address])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run the sender")?;
+    let _ = receiver.0.wait();
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim())
+    })?;
+    let verdict = report["verdict"].as_str().unwrap_or("no verdict");
+    anyhow::ensure!(
+        verdict == "PROVEN" && output.status.code() == Some(i32::from(exit::PROVEN)),
+        "{verdict}, {}: {} {}",
+        output.status,
+        report["attempts"][0]["outcome"],
+        report["proof"]["reasons"]
+    );
+    Ok(())
+}
+
+fn receiver(program: &Path) -> anyhow::Result<(Ended, String)> {
+    let child: Child = Command::new(program)
+        .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--wait", "60s"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start the receiver")?;
+    announced(child)
+}

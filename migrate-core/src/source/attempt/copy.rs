@@ -1,0 +1,259 @@
+//! Copying while the guest runs: rounds of what is owed, or sweeps over it, until the policy stuns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Attempt, Links, ms};
+use crate::Error;
+use crate::memory::{Bitmap, PAGE_BYTES, SharedBitmap};
+use crate::policy::{
+    Action, Event, HARVEST_INTERVAL_MAX, Round, Stun, Window, harvest_interval, leaves_hot_pages,
+};
+use crate::report::RoundReport;
+use crate::source::Progress;
+use crate::source::shards::{Counters, Job, Sweep};
+
+/// A harvest may take at most this share of the time between harvests.
+const HARVEST_SHARE_MAX: f64 = 0.02;
+/// Time to the first harvest of a sweep, which sets the time to the next.
+const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
+
+/// How a sweep ended.
+enum SweepEnd {
+    Done(Event),
+    Stun(Stun),
+}
+
+/// A round or sweep as it goes on.
+struct Tally {
+    number: u32,
+    start: Instant,
+    /// Pages sent before it began; of them, zero ones.
+    sent: u64,
+    zero: u64,
+    dirtied: u64,
+    /// Seconds that the vCPUs were held.
+    held_s: f64,
+    last: Window,
+}
+
+impl Tally {
+    fn start(counters: &Counters, number: u32) -> Self {
+        let zero = counters.zero_pages.load(Ordering::Relaxed);
+        let (start, sent) = (Instant::now(), counters.sent());
+        Self { number, start, sent, zero, dirtied: 0, held_s: 0.0, last: Window::default() }
+    }
+
+    fn window(&mut self, window: &Window, held_share: f64) {
+        self.dirtied += window.dirtied;
+        self.held_s += held_share * window.elapsed.as_secs_f64();
+        self.last = *window;
+    }
+
+    /// Writes the round down; gives it and its last window.
+    fn finish(
+        self,
+        counters: &Counters,
+        owed: u64,
+        begin: Instant,
+        rounds: &mut Vec<RoundReport>,
+    ) -> (Round, Window) {
+        let elapsed = self.start.elapsed();
+        let sent = counters.sent() - self.sent;
+        let zero = counters.zero_pages.load(Ordering::Relaxed) - self.zero;
+        let seconds = elapsed.as_secs_f64();
+        rounds.push(RoundReport {
+            round: self.number,
+            start_ms: ms(self.start - begin),
+            elapsed_ms: ms(elapsed),
+            sent_pages: sent - zero,
+            zero_pages: zero,
+            dirtied_pages: owed,
+            send_rate: ((sent - zero) * PAGE_BYTES) as f64 / seconds,
+            dirty_rate: (self.dirtied * PAGE_BYTES) as f64 / seconds,
+            held_share: self.held_s / seconds,
+        });
+        (Round { sent, owed, elapsed }, self.last)
+    }
+}
+
+/// Counters of the window since the last event.
+struct Meter {
+    at: Instant,
+    sent: u64,
+}
+
+impl Attempt<'_> {
+    /// Rounds, until the policy stuns.
+    pub(super) fn copy(&mut self, links: &Links) -> Result<Stun, Error> {
+        self.tracker.start()?;
+        let begin = Instant::now();
+        self.first_page = Some(begin);
+        let mut event = Event::Start { pages: self.owed.pages() };
+        loop {
+            let mut next = None;
+            for action in self.policy.step(event, begin.elapsed()) {
+                match action {
+                    Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::Stun(stun) => return Ok(stun),
+                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
+                    begin => next = Some(begin),
+                }
+            }
+            event = match next {
+                Some(Action::BeginRound) => self.round(links, begin)?,
+                Some(Action::BeginSweep) => match self.sweep(links, begin)? {
+                    SweepEnd::Done(event) => event,
+                    SweepEnd::Stun(stun) => return Ok(stun),
+                },
+                other => {
+                    unreachable!("between rounds a policy sends, stuns or gives up: {other:?}")
+                }
+            };
+        }
+    }
+
+    /// Goes through memory once, and sends what is owed when its turn comes; harvests and asks the
+    /// policy while it goes on. Whatever was not sent, or was written since, is owed at its end.
+    fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
+        let sweep = Arc::new(Sweep {
+            owed: SharedBitmap::of(&self.owed),
+            recent: SharedBitmap::of(&self.recent),
+            halt: AtomicBool::new(false),
+        });
+        let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
+        let mut meter = Meter { at: tally.start, sent: tally.sent };
+        self.give(links, Job::Sweep(sweep.clone()));
+        let mut busy = links.jobs.len();
+        let (mut interval, mut stun) = (HARVEST_INTERVAL_MIN, None);
+        while busy > 0 {
+            let deadline = meter.at + interval;
+            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
+            if busy > 0 && Instant::now() < deadline {
+                continue;
+            }
+            if self.counters.sent() == tally.sent {
+                // A sweep that finds only hot pages ends at once; it is not to be begun again
+                // before it is known what has cooled down.
+                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            }
+            let harvest_start = Instant::now();
+            let mut written = Bitmap::empty(self.owed.pages());
+            self.tracker.harvest(0..written.pages(), &mut written)?;
+            // Owed as soon as it is protected again: the streams take out what they send.
+            let fresh = sweep.owed.add(&written);
+            let (now, sent) = (Instant::now(), self.counters.sent());
+            let window = Window {
+                elapsed: now - meter.at,
+                sent: sent - meter.sent,
+                dirtied: written.count(),
+                fresh,
+                pending: sweep.owed.count(),
+            };
+            meter = Meter { at: now, sent };
+            // Nothing is too hot for a sweep that is nearly done.
+            self.recent = match leaves_hot_pages(window.pending, &window) {
+                true => written,
+                false => Bitmap::empty(written.pages()),
+            };
+            sweep.recent.become_copy(&self.recent);
+            tally.window(&window, self.held_share);
+            interval = harvest_interval(window.pending, &window)
+                .max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
+            if busy == 0 || stun.is_some() {
+                continue;
+            }
+            self.show(tally.number, window.pending, &window);
+            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
+                match action {
+                    Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
+                    Action::Stun(decided) => {
+                        stun = Some(decided);
+                        sweep.halt.store(true, Ordering::Relaxed);
+                    }
+                    other => unreachable!("{other:?} inside a sweep"),
+                }
+            }
+        }
+        self.owed = sweep.owed.snapshot();
+        let owed = self.owed.count();
+        let (round, window) = tally.finish(&self.counters, owed, begin, &mut self.report.rounds);
+        Ok(match stun {
+            Some(stun) => SweepEnd::Stun(stun),
+            None => SweepEnd::Done(Event::RoundDone(window, round)),
+        })
+    }
+
+    /// Sends everything owed now, once; harvests and asks the policy while it goes on.
+    fn round(&mut self, links: &Links, begin: Instant) -> Result<Event, Error> {
+        let sending = Arc::new(self.owed.take());
+        let to_send = sending.count();
+        let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
+        let mut meter = Meter { at: tally.start, sent: tally.sent };
+        self.give(links, Job::Pages(sending));
+        let mut busy = links.jobs.len();
+        let mut interval = HARVEST_INTERVAL_MAX;
+        while busy > 0 {
+            let deadline = meter.at + interval;
+            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
+            if busy > 0 && Instant::now() < deadline {
+                continue;
+            }
+            let harvest_start = Instant::now();
+            let window = self.window(&mut meter, to_send + tally.sent)?;
+            tally.window(&window, self.held_share);
+            interval = HARVEST_INTERVAL_MAX.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
+            if busy == 0 {
+                break;
+            }
+            self.show(tally.number, (to_send + tally.sent) - meter.sent, &window);
+            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
+                match action {
+                    Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::GiveUp(why) => return Err(Error::GaveUp(why)),
+                    other => unreachable!("{other:?} inside a round"),
+                }
+            }
+        }
+        let owed = self.owed.count();
+        let (round, window) = tally.finish(&self.counters, owed, begin, &mut self.report.rounds);
+        Ok(Event::RoundDone(window, round))
+    }
+
+    /// Harvests, and measures the time since the last window.
+    fn window(&mut self, meter: &mut Meter, sent_at_end: u64) -> Result<Window, Error> {
+        let pages = self.owed.pages();
+        let before = self.owed.count();
+        let dirtied = self.tracker.harvest(0..pages, &mut self.owed)?;
+        let owed = self.owed.count();
+        let (now, sent) = (Instant::now(), self.counters.sent());
+        let window = Window {
+            elapsed: now - meter.at,
+            sent: sent - meter.sent,
+            dirtied,
+            fresh: owed - before,
+            pending: sent_at_end - sent + owed,
+        };
+        *meter = Meter { at: now, sent };
+        Ok(window)
+    }
+
+    fn show(&mut self, round: u32, remaining_pages: u64, window: &Window) {
+        let seconds = window.elapsed.as_secs_f64();
+        self.observer.progress(Progress::Round {
+            round,
+            remaining_pages,
+            dirtied_pages: self.owed.count(),
+            send_rate: (window.sent * PAGE_BYTES) as f64 / seconds,
+            dirty_rate: (window.dirtied * PAGE_BYTES) as f64 / seconds,
+            held_share: self.held_share,
+        });
+    }
+
+    fn throttle(&mut self, held_share: f64) {
+        self.held_share = held_share;
+        self.guest.throttle(held_share);
+    }
+}
