@@ -85,13 +85,17 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
         "precopy" => 0.6,
         _ => 0.9,
     };
-    let rate = bandwidth * random.random_range(0.1..r_max);
+    let mut rate = bandwidth * random.random_range(0.1..r_max);
     let least = if content.contains("delta") { 12 } else { 6 };
     let workload = match pattern {
         "touch" if content.contains("delta") => "touch".to_owned(),
         "touch" => format!("touch,content={content}"),
         _ => {
-            let record = 1 << random.random_range(least..=15);
+            let record: u64 = 1 << random.random_range(least..=15);
+            if policy != "adaptive" {
+                // Each of many small records may dirty a page of its own.
+                rate *= record.min(4096) as f64 / 4096.0;
+            }
             format!("{pattern},record={record},content={content}")
         }
     };

@@ -137,12 +137,9 @@ impl SharedBitmap {
         words.map(|(word, add)| add & !word.fetch_or(*add, Ordering::AcqRel)).map(ones).sum()
     }
 
-    /// Becomes `other`, page by page and not at once.
-    pub fn become_copy(&self, other: &Bitmap) {
-        assert_eq!(self.pages, other.pages, "sets over the same pages");
-        for (word, new) in self.words.iter().zip(&other.words) {
-            word.store(*new, Ordering::Release);
-        }
+    /// Takes out every page, one after the other and not at once.
+    pub fn clear(&self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 
     /// Takes out the pages from `first` (a multiple of 64) to `first + 63`, except those in `but`;

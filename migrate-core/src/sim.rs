@@ -93,7 +93,7 @@ struct Model<'a> {
     random: SmallRng,
     now: Duration,
     dirty: Bitmap,
-    /// Pages written between the last two harvests.
+    /// Pages written since the sweep began.
     recent: Bitmap,
     fraction: f64,
     held_share: f64,
@@ -155,6 +155,7 @@ impl Model<'_> {
         let start = self.now;
         let pages = self.guest.pages;
         let (mut cursor, mut credit, mut sent_all) = (0, 0.0, 0);
+        self.recent = Bitmap::empty(pages);
         let mut window = Window::default();
         loop {
             let pages_per_s = self.bandwidth() / PAGE_BYTES as f64;
@@ -180,7 +181,9 @@ impl Model<'_> {
             self.now += elapsed;
             let (written, fresh) = self.write(elapsed);
             let dirtied = written.count();
-            self.recent = written;
+            for run in written.runs(0..pages) {
+                self.recent.insert(run);
+            }
             let owed = self.dirty.count();
             window = Window { elapsed, sent, dirtied, fresh, pending: owed };
             if done {

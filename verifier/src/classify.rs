@@ -98,7 +98,7 @@ pub struct Expectation<'a> {
 
 /// How far ahead of what is expected a stamp is believed. The two stamps of a text line invert to
 /// some address and generation whatever is in them; nonsense is not to be called the future.
-const AHEAD_MAX: u64 = 1 << 20;
+pub(crate) const AHEAD_MAX: u64 = 1 << 20;
 
 /// Judges one line at `address`; `None` if it is as expected. `lines` is the number of lines of
 /// the region.

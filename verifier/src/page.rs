@@ -9,7 +9,7 @@ use workload::line::{Generation, Line, LineAddress, StampKey, ZERO_LINE};
 use workload::pattern::{Access, Slot};
 use workload::spec::{Segment, Workload};
 
-use crate::classify::{self, Class, Expectation, LineFault, Moments};
+use crate::classify::{self, AHEAD_MAX, Class, Expectation, LineFault, Moments};
 use crate::expected::Expected;
 use crate::scan::{Memory, Moment};
 
@@ -83,10 +83,13 @@ impl View<'_> {
         self.lines().skip(first).all(|(a, found)| *found == self.line_at(key, a, generation))
     }
 
-    /// The newest generation that any line of the segment is stamped with.
+    /// The newest generation that any line of the segment is believably stamped with.
     fn newest_stamp(&self, key: StampKey) -> Option<Generation> {
         let stamps = self.lines().filter_map(|(address, found)| match key.identify(found) {
-            Some((at, generation)) if at == address => Some(generation),
+            Some((at, generation)) => {
+                let believable = generation <= self.generation + AHEAD_MAX;
+                (at == address && believable).then_some(generation)
+            }
             _ => None,
         });
         stamps.max()

@@ -1,8 +1,8 @@
 //! `adaptive`: a continuous sweep, hot pages left for the stun, and a throttle only where it pays.
 //!
 //! A sweep sends a page at most once per turn and only as it is then, so what is written ahead of
-//! the sweep costs nothing; pages written in the last window are passed over, so hot ones wait for
-//! the stun. It stuns when the rest fits the goal and has stopped shrinking.
+//! the sweep costs nothing; pages written since the sweep began are passed over, so hot ones wait
+//! for the stun, and warm ones for a later sweep. It stuns when the rest fits the goal and has stopped shrinking.
 //!
 //! The throttle. Let r be the guest's dirty rate over the send rate, and u the share of the send
 //! rate it is held to. What is left, P, takes P / (B(1-u)) to send, during which the guest loses
@@ -21,8 +21,8 @@ use super::{Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Win
 /// At the end of a sweep everything the guest writes is behind it, so what is owed grows by what
 /// was not owed before. Below this share of the send rate it shrinks by itself.
 const SHRINKING: f64 = 0.9;
-/// From this share on the throttle is firm; below 1 by what a measurement may be off, because
-/// just below 1 a gentle one takes for ever.
+/// From this share of what the guest writes on the throttle is firm; below 1 by what a measurement
+/// may be off, because just below 1 a gentle one takes for ever.
 const FIRM_FROM: f64 = 0.97;
 /// Share of the send rate to which a firm throttle holds the guest: it stays alive.
 const FIRM_SHARE: f64 = 0.1;
@@ -32,9 +32,10 @@ const SMALL_ENOUGH: f64 = 0.1;
 const LEVEL_WINDOWS: u32 = 3;
 /// Time of a handover beyond the last send: pause, harvest, state, record, resume.
 const HANDOVER: Duration = Duration::from_millis(5);
-/// Sweeps without a new smallest rest after which a gentle throttle is made firm, and after which
-/// a firm one is of no use; and the least time for both, because sweeps may be short.
-const STALLED_SWEEPS: [u32; 2] = [10, 40];
+/// Sweeps without a new smallest rest after which the guest is held firmly, whatever the rates
+/// say, and after which that is of no use either; and the least time for both, because sweeps may
+/// be short.
+const STALLED_SWEEPS: [u32; 2] = [3, 40];
 const STALLED_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const ADVICE: &str = "use a faster link or a longer --downtime";
 
@@ -127,14 +128,13 @@ impl Adaptive {
         if self.stall.rounds == 0 {
             self.shrank = now;
         }
-        let (Some(fresh), Some(send)) = (self.estimate.fresh(), self.estimate.send()) else {
-            return;
-        };
-        if self.throttling == Throttling::Firm || fresh < SHRINKING * send {
+        let rates = (self.estimate.fresh(), self.estimate.send(), self.gentle.demand());
+        let (Some(fresh), Some(send), Some(demand)) = rates else { return };
+        let stalled = self.is_stalled(0, now);
+        if self.throttling == Throttling::Firm || (fresh < SHRINKING * send && !stalled) {
             return;
         }
-        let useless = self.throttling == Throttling::Gentle && self.is_stalled(0, now);
-        self.throttling = match fresh >= FIRM_FROM * send || useless {
+        self.throttling = match demand >= FIRM_FROM * send || stalled {
             true => {
                 self.firm = self.gentle.at_share(FIRM_SHARE);
                 Throttling::Firm

@@ -91,8 +91,8 @@ pub enum Event {
 pub enum Action {
     /// Send every page owed now, once; events go on.
     BeginRound,
-    /// Go through memory once and send what is owed when its turn comes, except pages written in
-    /// the last window: those are left for later. Ends as a round does; may be stunned inside.
+    /// Go through memory once and send what is owed when its turn comes, except pages written
+    /// since the sweep began: those are left for later. Ends as a round does; may be stunned inside.
     BeginSweep,
     /// Hold the vCPUs for this share of time.
     Throttle {
@@ -223,7 +223,7 @@ pub fn harvest_interval(pending_pages: u64, sent: &Window) -> Duration {
     interval.clamp(HARVEST_INTERVAL_MIN, HARVEST_INTERVAL_MAX)
 }
 
-/// Whether a sweep passes over what was written in the last window: not when what is owed is so
+/// Whether a sweep passes over what was written since it began: not when what is owed is so
 /// little that what was passed over would be most of it.
 pub fn leaves_hot_pages(pending_pages: u64, sent: &Window) -> bool {
     let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);

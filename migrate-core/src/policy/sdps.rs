@@ -33,6 +33,11 @@ impl Sdps {
         Self { beta, run_share: 1.0, demand: None, credit_pages: 0.0 }
     }
 
+    /// What the guest would dirty per second if it were not held, once known.
+    pub(super) fn demand(&self) -> Option<f64> {
+        self.demand
+    }
+
     /// A controller for another share, with what this one knows of the guest.
     pub(super) fn at_share(&self, beta: f64) -> Self {
         Self { beta, credit_pages: 0.0, ..*self }

@@ -32,7 +32,7 @@ pub(super) enum Job {
 pub(super) struct Sweep {
     /// Pages that the destination has not, or not as they are.
     pub(super) owed: SharedBitmap,
-    /// Pages written between the last two harvests: hot, and left for later.
+    /// Pages written since the sweep began: left for the next one, or for the stun if they are hot.
     pub(super) recent: SharedBitmap,
     /// Set to end the sweep where it is; what was not sent stays owed.
     pub(super) halt: AtomicBool,

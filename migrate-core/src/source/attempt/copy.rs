@@ -119,7 +119,7 @@ impl Attempt<'_> {
     fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
         let sweep = Arc::new(Sweep {
             owed: SharedBitmap::of(&self.owed),
-            recent: SharedBitmap::of(&self.recent),
+            recent: SharedBitmap::of(&Bitmap::empty(self.owed.pages())),
             halt: AtomicBool::new(false),
         });
         let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
@@ -152,12 +152,11 @@ impl Attempt<'_> {
                 pending: sweep.owed.count(),
             };
             meter = Meter { at: now, sent };
-            // Nothing is too hot for a sweep that is nearly done.
-            self.recent = match leaves_hot_pages(window.pending, &window) {
-                true => written,
-                false => Bitmap::empty(written.pages()),
-            };
-            sweep.recent.become_copy(&self.recent);
+            match leaves_hot_pages(window.pending, &window) {
+                true => drop(sweep.recent.add(&written)),
+                // Nothing is too hot for a sweep that is nearly done.
+                false => sweep.recent.clear(),
+            }
             tally.window(&window, self.held_share);
             interval = harvest_interval(window.pending, &window)
                 .max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));

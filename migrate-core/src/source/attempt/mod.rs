@@ -51,8 +51,6 @@ pub(super) struct Attempt<'a> {
     state: State,
     report: MigrationReport,
     owed: Bitmap,
-    /// Pages written between the last two harvests of a sweep.
-    recent: Bitmap,
     held_share: f64,
     first_page: Option<Instant>,
     last_alive: Instant,
@@ -116,7 +114,6 @@ impl<'a> Attempt<'a> {
             state: State::Setup,
             report,
             owed: Bitmap::full(pages),
-            recent: Bitmap::empty(pages),
             held_share: 0.0,
             first_page: None,
             last_alive: Instant::now(),
