@@ -25,21 +25,8 @@ use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 use workload::{PAGE_BYTES, PAGE_LINES};
 
-const PATTERNS: [&str; 11] = [
-    "stream",
-    "stream-index,every=3",
-    "uniform",
-    "iid",
-    "zipf,theta=0.9",
-    "hotset",
-    "touch",
-    "fileio,file=256KiB,run=64KiB",
-    "iometer,reads=0.4",
-    "phases,of=stream*500+zipf*300",
-    "trace",
-];
-const CONTENTS: [&str; 6] =
-    ["random", "text", "sparse", "zero-flip", "delta:5", "random*2+zero-flip*1+text*1"];
+use crate::samples::{CONTENTS, PATTERNS};
+
 /// A region beyond 4 GiB, of an odd number of pages.
 const LARGE: Bytes = Bytes((4 << 30) + 3 * PAGE_BYTES);
 
@@ -133,8 +120,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         let seed = args.seed.wrapping_add(number.wrapping_mul(0x9E37_79B9));
         let random = &mut SmallRng::seed_from_u64(seed);
         // In turn, so that every pair of them comes up.
-        let pattern = number as usize % PATTERNS.len();
-        let content = number as usize / PATTERNS.len() % CONTENTS.len();
+        let pattern = number as usize % (PATTERNS.len() + 1);
+        let content = number as usize / (PATTERNS.len() + 1) % CONTENTS.len();
         let workload = small_workload(random, pattern, content, directory.path())?;
         let written = write(workload, random)?;
         if tally.clean < args.clean {
@@ -190,7 +177,9 @@ fn small_workload(
     directory: &Path,
 ) -> anyhow::Result<Workload> {
     let pages = random.random_range(520..1100);
-    let (pattern, content) = (PATTERNS[pattern], CONTENTS[content]);
+    // Beyond the list there are recorded traces.
+    let pattern = PATTERNS.get(pattern).copied().unwrap_or("trace");
+    let content = CONTENTS[content];
     let whole_pages = content == "delta:5";
     let name = match pattern {
         // Lines of pages cannot be rewritten one by one where a record is a line.

@@ -10,6 +10,7 @@ mod migrate;
 mod migrations;
 mod programs;
 mod qemu;
+mod samples;
 mod workloads;
 
 use std::process::ExitCode;

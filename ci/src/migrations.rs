@@ -15,21 +15,8 @@ use serde_json::Value;
 use workload::exit;
 
 use crate::programs::{Ended, announced, beside};
+use crate::samples::{CONTENTS, PATTERNS};
 
-const PATTERNS: [&str; 10] = [
-    "stream",
-    "stream-index,every=5",
-    "uniform",
-    "iid",
-    "zipf,theta=1.1",
-    "hotset,p=0.9,f=0.05",
-    "touch",
-    "fileio,file=1MiB,run=64KiB",
-    "iometer",
-    "phases,of=stream*300+hotset:p=0.8:f=0.1*700",
-];
-const CONTENTS: [&str; 6] =
-    ["random", "text", "sparse", "zero-flip", "delta:5", "random*2+zero-flip*1+text*1"];
 const POLICIES: [&str; 5] = ["adaptive", "vmotion", "precopy", "auto-converge", "stop-and-copy"];
 
 #[derive(ClapArgs)]

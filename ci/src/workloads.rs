@@ -14,9 +14,8 @@ use workload::profile::PATTERNS;
 use workload::units::{Bytes, Rate, parse_duration};
 
 use crate::programs::beside;
+use crate::samples::CONTENTS;
 
-const CONTENTS: [&str; 6] =
-    ["random", "text", "sparse", "zero-flip", "delta:8", "random*2+zero-flip*1+text*1"];
 /// Most deviation from the rate asked for.
 const RATE_ERROR_MAX: f64 = 0.005;
 /// Most deviation of the operations' distinct pages from the kernel's count.
