@@ -22,8 +22,9 @@ pub const CLOCK: &str = "CLOCK_MONOTONIC";
 const GAP_MIN_NS: u64 = 1_500_000;
 /// Shortest stun that is reported.
 const STUN_MIN_NS: u64 = 10_000_000;
-/// Fewest gaps that make a comb.
-const COMB_GAPS_MIN: usize = 4;
+/// Fewest gaps that make a comb, and its least length: less is a busy scheduler.
+const COMB_GAPS_MIN: usize = 8;
+const COMB_LENGTH_MIN_NS: u64 = 100_000_000;
 /// Longest running time between two teeth of a comb, apart from four times the gap before it.
 const COMB_RUN_MAX_NS: u64 = 20_000_000;
 /// A comb that takes less than this share of the time is the scheduler at work.
@@ -262,7 +263,8 @@ fn combs(gaps: &[Gap]) -> Vec<Comb> {
         let running = end_ns - start_ns - lengths.iter().sum::<u64>();
         let length_ns = end_ns - start_ns - too_long + running / (teeth.len() as u64 - 1);
         let lost_ns = lengths.iter().sum::<u64>() - too_long;
-        if lost_ns as f64 >= COMB_SHARE_MIN * length_ns as f64 {
+        let long_enough = end_ns - start_ns >= COMB_LENGTH_MIN_NS;
+        if long_enough && lost_ns as f64 >= COMB_SHARE_MIN * length_ns as f64 {
             let gaps = teeth.len() as u64;
             combs.push(Comb { start_ns, end_ns, lost_ns, length_ns, median_ns, gaps });
         }

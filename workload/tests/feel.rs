@@ -41,33 +41,50 @@ fn hold(child: &Child, time: Duration) -> Duration {
     start.elapsed()
 }
 
+/// A busy host may itself take the CPUs away in the middle of a measurement; three times in a row
+/// it does not.
+fn one_of_three(attempt: impl Fn() -> Result<(), String>) {
+    let failures: Vec<String> = (0..3).map_while(|_| attempt().err()).collect();
+    assert!(failures.len() < 3, "{failures:#?}");
+}
+
+fn list<'a>(felt: &'a Value, name: &str) -> &'a [Value] {
+    felt[name].as_array().unwrap()
+}
+
 #[test]
 fn a_stop_of_300_ms_is_one_stun() {
-    let child = start("1500ms");
-    std::thread::sleep(Duration::from_millis(700));
-    let held_ms = hold(&child, Duration::from_millis(300)).as_secs_f64() * 1e3;
-    let felt = felt(child);
-    let stuns = felt["stuns"].as_array().unwrap();
-    assert_eq!(stuns.len(), 1, "{felt}");
-    let length_ms = stuns[0]["length_ms"].as_f64().unwrap();
-    assert!((length_ms - held_ms).abs() < 5.0, "held for {held_ms} ms, felt {length_ms} ms");
-    assert_eq!(felt["throttles"].as_array().unwrap().len(), 0, "{felt}");
+    one_of_three(|| {
+        let child = start("1500ms");
+        std::thread::sleep(Duration::from_millis(700));
+        let held_ms = hold(&child, Duration::from_millis(300)).as_secs_f64() * 1e3;
+        let felt = felt(child);
+        let [stun] = list(&felt, "stuns") else { return Err(felt.to_string()) };
+        let off_ms = (stun["length_ms"].as_f64().unwrap() - held_ms).abs();
+        match off_ms < 5.0 && list(&felt, "throttles").is_empty() {
+            true => Ok(()),
+            false => Err(format!("held for {held_ms} ms: {felt}")),
+        }
+    });
 }
 
 #[test]
 fn a_comb_of_10_ms_is_a_throttle_with_its_duty_cycle() {
-    let child = start("2500ms");
-    std::thread::sleep(Duration::from_millis(700));
-    let (start, mut held) = (Instant::now(), Duration::ZERO);
-    while start.elapsed() < Duration::from_secs(1) {
-        held += hold(&child, Duration::from_millis(10));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let ran = 1.0 - held.as_secs_f64() / start.elapsed().as_secs_f64();
-    let felt = felt(child);
-    let throttles = felt["throttles"].as_array().unwrap();
-    assert_eq!(throttles.len(), 1, "{felt}");
-    let duty = throttles[0]["duty"].as_f64().unwrap();
-    assert!((duty - ran).abs() < 0.03, "ran {ran}, felt {duty}");
-    assert_eq!(felt["stuns"].as_array().unwrap().len(), 0, "{felt}");
+    one_of_three(|| {
+        let child = start("2500ms");
+        std::thread::sleep(Duration::from_millis(700));
+        let (start, mut held) = (Instant::now(), Duration::ZERO);
+        while start.elapsed() < Duration::from_secs(1) {
+            held += hold(&child, Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ran = 1.0 - held.as_secs_f64() / start.elapsed().as_secs_f64();
+        let felt = felt(child);
+        let [throttle] = list(&felt, "throttles") else { return Err(felt.to_string()) };
+        let off = (throttle["duty"].as_f64().unwrap() - ran).abs();
+        match off < 0.03 && list(&felt, "stuns").is_empty() {
+            true => Ok(()),
+            false => Err(format!("ran {ran}: {felt}")),
+        }
+    });
 }
