@@ -362,7 +362,8 @@ impl Line {
     }
 }
 
-/// The workload of a run, for reports.
+/// Distinct pages that the operations performed in the windows dirtied, each window by itself;
+/// `None` where that are too many operations to follow.
 pub(crate) fn distinct(workload: &Workload, windows: &[Window]) -> Option<u64> {
     use workload::unique::{OPERATIONS_MAX, Unique};
     let last = windows.last()?;
