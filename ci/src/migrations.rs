@@ -90,6 +90,14 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
     let rate = if pattern == "touch" { rate / 64.0 } else { rate };
     let tracker = if random.random_ratio(1, 4) { "mprotect" } else { "auto" };
     let pages = random.random_range(1000..12_000) * 4096u64;
+    let mut one_of = |names: &[&str]| (*names.choose(random).unwrap_or(&"")).to_owned();
+    let coding = [
+        ("--streams", one_of(&["auto", "1", "2", "3", "4"])),
+        ("--compress", one_of(&["auto", "auto", "off", "lz4", "zstd"])),
+        ("--delta", one_of(&["auto", "on", "on", "off"])),
+        ("--delta-cache", one_of(&["64", "100KiB", "1MiB", "1GiB"])),
+        ("--checks", one_of(&["on", "on", "on", "off"])),
+    ];
     let words = [
         ("--memory", pages.to_string()),
         ("--workload", workload),
@@ -97,7 +105,6 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
         ("--writers", random.random_range(1..=3).to_string()),
         ("--seed", seed.to_string()),
         ("--policy", policy.to_owned()),
-        ("--streams", random.random_range(1..=4).to_string()),
         ("--tracker", tracker.to_owned()),
         ("--bandwidth", format!("{bandwidth:.0}B/s")),
         ("--downtime", format!("{}ms", random.random_range(20..300))),
@@ -105,7 +112,14 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
         ("--time-limit", "60s".to_owned()),
         ("--linger", "0s".to_owned()),
     ];
-    (policy, words.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect())
+    (
+        policy,
+        words
+            .into_iter()
+            .chain(coding)
+            .flat_map(|(name, value)| [name.to_owned(), value])
+            .collect(),
+    )
 }
 
 fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {

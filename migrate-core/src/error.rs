@@ -43,6 +43,17 @@ pub enum Error {
     /// The peer does not follow the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtoError),
+    /// Pages did not pass their check when everything had arrived.
+    #[error(
+        "{pages} pages were damaged on the way, the first of them page {first}; \
+         check the network cards and cables, or use --tls-dir"
+    )]
+    Damaged {
+        /// How many.
+        pages: u64,
+        /// The first of them.
+        first: u64,
+    },
     /// The peer failed and said why.
     #[error("the peer gave up: {0}")]
     Peer(String),

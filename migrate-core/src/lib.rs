@@ -4,11 +4,12 @@
 //! vCPUs, device state), a [`guest::Shadow`] on the destination, and a [`guest::DirtyTracker`].
 //! [`source::migrate`] and [`destination::receive`] do the rest over TCP or mutual TLS.
 //!
-//! From pure to real: [`memory`] (pages and bitmaps), [`policy`] (what to do next; no clock, no
+//! From pure to real: [`memory`] (pages and bitmaps), [`codec`] (pages as bytes on the wire), [`policy`] (what to do next; no clock, no
 //! socket), [`sim`] (the same policies on a virtual clock), [`proto`] (frames and states as data),
 //! [`link`] (streams, TLS, pacing), [`guest`] (the seam), [`source`] and [`destination`] (the
 //! wiring), [`report`] (what happened). `docs/architecture.md` says what is deliberately absent.
 
+pub mod codec;
 pub mod destination;
 pub mod error;
 pub mod guest;

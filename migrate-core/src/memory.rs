@@ -8,6 +8,8 @@ pub const PAGE_BYTES: u64 = 4096;
 /// Pages in a chunk (2 MiB): the unit of sharding, and the longest run in one frame.
 pub const CHUNK_PAGES: u64 = 512;
 
+/// Pages in a group: one word of a bitmap, and what is encoded together.
+pub const GROUP_PAGES: u64 = 64;
 /// Number of a page, from 0, across all of a guest's memory.
 pub type PageNumber = u64;
 
@@ -77,6 +79,18 @@ impl Bitmap {
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|w| *w == 0)
+    }
+
+    /// The pages of the group from `first` (a multiple of 64) on; bit i stands for page `first + i`.
+    pub fn group(&self, first: PageNumber) -> u64 {
+        self.words[(first / GROUP_PAGES) as usize]
+    }
+
+    /// Adds every page of `other`, which is over as many pages; returns how many were new.
+    pub fn add(&mut self, other: &Self) -> u64 {
+        assert_eq!(self.pages, other.pages, "sets over the same pages");
+        let words = self.words.iter_mut().zip(&other.words);
+        words.map(|(word, add)| add & !std::mem::replace(word, *word | add)).map(ones).sum()
     }
 
     /// Hands the set over and leaves an empty one.
@@ -176,6 +190,28 @@ enum Membership {
     Out,
 }
 
+/// The runs of ones in a group's mask, as ranges of pages from `first` on.
+pub fn runs_of(first: PageNumber, mask: u64) -> impl Iterator<Item = Range<PageNumber>> {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        let start = left.trailing_zeros();
+        let length = left.checked_shr(start)?.trailing_ones();
+        left &= u64::MAX.checked_shl(start + length).unwrap_or(0);
+        let start = first + u64::from(start);
+        Some(start..start + u64::from(length))
+    })
+}
+
+/// The pages of a group's mask.
+pub fn pages_of(first: PageNumber, mask: u64) -> impl Iterator<Item = PageNumber> + Clone {
+    let mut left = mask;
+    std::iter::from_fn(move || {
+        let page = (left != 0).then(|| first + u64::from(left.trailing_zeros()))?;
+        left &= left - 1;
+        Some(page)
+    })
+}
+
 /// Iterator over runs of pages.
 #[derive(Debug)]
 pub struct Runs<'a> {
@@ -232,8 +268,20 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn masks_are_runs_and_pages(mask: u64) {
+            let pages: Vec<_> = (0..64).filter(|i| mask >> i & 1 == 1).map(|i| 128 + i).collect();
+            prop_assert_eq!(pages_of(128, mask).collect::<Vec<_>>(), pages.clone());
+            let runs: Vec<_> = runs_of(128, mask).collect();
+            prop_assert!(runs.windows(2).all(|w| w[0].end < w[1].start), "runs are as long as can be");
+            prop_assert_eq!(runs.into_iter().flatten().collect::<Vec<_>>(), pages);
+        }
+    }
+
     #[test]
     fn full_is_all() {
+        assert_eq!(runs_of(0, u64::MAX).collect::<Vec<_>>(), vec![0..64]);
         assert_eq!(Bitmap::full(130).count(), 130);
         assert_eq!(Bitmap::full(130).runs(0..130).collect::<Vec<_>>(), vec![0..130]);
     }

@@ -55,6 +55,34 @@ pub struct Downtime {
     pub pages: u64,
 }
 
+/// In which form pages were sent; each page counts every time it was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Contents {
+    /// Pages sent as they are.
+    pub whole_pages: u64,
+    /// Pages that were zero, sent as a count.
+    pub zero_pages: u64,
+    /// Pages that were written but hold what the destination has already: not sent.
+    pub unchanged_pages: u64,
+    /// Pages sent packed.
+    pub packed_pages: u64,
+    /// Bytes that they took.
+    pub packed_bytes: u64,
+    /// Pages of which only changed lines were sent.
+    pub delta_pages: u64,
+    /// Bytes that they took.
+    pub delta_bytes: u64,
+    /// Bytes of all frames on data streams.
+    pub wire_bytes: u64,
+}
+
+impl Contents {
+    /// Pages that were not zero, in whatever form.
+    pub fn content_pages(&self) -> u64 {
+        self.whole_pages + self.unchanged_pages + self.packed_pages + self.delta_pages
+    }
+}
+
 /// One attempt to migrate, complete or not.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MigrationReport {
@@ -78,10 +106,13 @@ pub struct MigrationReport {
     pub migration_ms: f64,
     /// `setup_ms` and `migration_ms` together.
     pub total_ms: f64,
-    /// Page data sent, in bytes.
+    /// Page data that was brought across, in bytes: 4096 for each page that was not zero, in
+    /// whatever form it went.
     pub page_bytes: u64,
     /// Everything sent on data streams, headers included, in bytes.
     pub wire_bytes: u64,
+    /// In which form pages went.
+    pub contents: Contents,
     /// The rounds.
     pub rounds: Vec<RoundReport>,
     /// The policy's decision to stun.

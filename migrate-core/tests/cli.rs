@@ -182,13 +182,14 @@ fn an_oversized_length_ends_the_attempt_with_a_reason() {
     let mut receiver = Receiver::start("127.0.0.1:0");
     let mut stream = std::net::TcpStream::connect(&receiver.address).unwrap();
     let mut hello = b"VMIGRATE".to_vec();
-    hello.extend([1, 0, 1, 0]);
+    hello.extend([migrate_core::proto::VERSION as u8, 0, 1, 0]);
     hello.resize(48, 0);
     stream.write_all(&hello).unwrap();
     let mut welcome = [0; 24];
     stream.read_exact(&mut welcome).unwrap();
     let mut frame = vec![1, 0, 0, 0, 255, 255, 255, 255];
     frame.resize(32, 0);
+    frame.extend(xxhash_rust::xxh3::xxh3_64(&frame).to_le_bytes());
     stream.write_all(&frame).unwrap();
     let mut stderr = receiver.child.stderr.take().unwrap();
     assert_eq!(receiver.child.wait().unwrap().code(), Some(3));

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use migrate_core::Error;
+use migrate_core::codec::{Compress, Delta, Encoding};
 use migrate_core::guest::process::ProcessFactory;
 use migrate_core::guest::process::proof::judge;
 use migrate_core::guest::tracker::{self, TrackerKind};
@@ -15,8 +16,8 @@ use migrate_core::guest::{Guest, ShadowFactory};
 use migrate_core::link::tls::Identity;
 use migrate_core::link::{Exposure, LinkSettings, Listener};
 use migrate_core::policy::PolicyKind;
-use migrate_core::source;
 use migrate_core::source::handover::{Resolution, decide};
+use migrate_core::source::{self, Streams};
 use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
 use verifier::verdict::Verdict;
 
@@ -24,6 +25,20 @@ use verifier::verdict::Verdict;
 fn every_policy_tracker_and_pattern_arrives_whole() {
     use PolicyKind::{Adaptive, AutoConverge, Precopy, StopAndCopy, Vmotion};
     use TrackerKind::{Auto, Mprotect};
+    let encoding = |compress, delta, delta_cache_bytes| Encoding {
+        compress,
+        delta,
+        delta_cache_bytes,
+        ..Encoding::default()
+    };
+    let encodings = [
+        Encoding::default(),
+        Encoding::PLAIN,
+        encoding(Compress::Zstd, Delta::On, 1 << 30),
+        encoding(Compress::Lz4, Delta::On, 1 << 20),
+        encoding(Compress::Off, Delta::On, 1 << 30),
+    ];
+    let mut encodings = encodings.iter().cycle();
     for (policy, tracker, workload, streams) in [
         (Vmotion, Auto, "stream,record=16KiB", 1),
         (Precopy, Mprotect, "uniform", 2),
@@ -46,7 +61,8 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         let (listener, address) = listener();
         let there = receiver(listener, ProcessFactory::default());
         let mut settings = settings(address);
-        (settings.policy, settings.streams) = (policy, streams);
+        (settings.policy, settings.streams) = (policy, Streams::Fixed(streams));
+        settings.encoding = *encodings.next().unwrap();
         let began = vec![0; 2];
         let mut tracker = tracker::open(tracker, guest.memory()).unwrap();
         let done = source::migrate(&mut guest, &mut *tracker, &settings, &mut Quiet::default())
@@ -112,7 +128,7 @@ fn mutual_tls_arrives_whole_and_strangers_do_not() {
     assert!(matches!(failed.error, Error::Link { .. } | Error::Protocol(_)), "{}", failed.error);
     assert_healthy(&mut guest);
 
-    (settings.link, settings.streams) = (link, 2);
+    (settings.link, settings.streams) = (link, Streams::Fixed(2));
     send(&mut guest, &settings).unwrap();
     let shadow = there.join().unwrap().unwrap().guest;
     assert_eq!(shadow.first_scan.unwrap().watermarks, guest.watermarks());

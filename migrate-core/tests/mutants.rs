@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
 use migrate_core::guest::process::ProcessFactory;
 use migrate_core::guest::process::proof::{Scanned, Testimony, judge};
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::memory::Bitmap;
+use migrate_core::policy::PolicyKind;
 use migrate_core::source;
 use support::{
     MemoryWords, Quiet, Tamper, TamperedFactory, TamperedTracker, WatchedGuest, assert_healthy,
@@ -27,7 +29,14 @@ use workload::spec::Workload;
 const RATE: u64 = 16_000_000;
 
 /// Migrates with a tampered tracker; returns what the source was told.
-fn with_tracker(mut tamper: impl FnMut(u64, bool, &mut Bitmap) + Send) -> String {
+fn with_tracker(tamper: impl FnMut(u64, bool, &mut Bitmap) + Send) -> String {
+    with_policy(PolicyKind::Vmotion, tamper)
+}
+
+fn with_policy(
+    policy: PolicyKind,
+    mut tamper: impl FnMut(u64, bool, &mut Bitmap) + Send,
+) -> String {
     let mut guest = guest(&spec(64), RATE);
     let (listener, address) = listener();
     let there = receiver(listener, ProcessFactory::default());
@@ -43,6 +52,7 @@ fn with_tracker(mut tamper: impl FnMut(u64, bool, &mut Bitmap) + Send) -> String
         let mut settings = settings(address);
         // A round or two, then a stun with enough left for its harvest to matter.
         settings.limits.goal = Duration::from_millis(30);
+        settings.policy = policy;
         source::migrate(&mut watched, &mut tracker, &settings, &mut Quiet::default())
             .unwrap_err()
             .error
@@ -66,10 +76,18 @@ fn with_shadow(tamper: Tamper) -> String {
 }
 
 fn through(rule: proxy::Rule) -> String {
-    let mut guest = guest(&spec(64), RATE);
+    through_with(rule, "stream,record=16KiB", Checks::On)
+}
+
+fn through_with(rule: proxy::Rule, workload: &str, checks: Checks) -> String {
+    let mut spec = spec(64);
+    spec.workload = workload.parse().unwrap();
+    let mut guest = guest(&spec, RATE);
     let (listener, address) = listener();
     let there = receiver(listener, ProcessFactory::default());
-    let settings = settings(proxy::start(address, rule));
+    let mut settings = settings(proxy::start(address, rule));
+    let delta = Delta::On;
+    settings.encoding = Encoding { delta, checks, compress: Compress::Off, ..Encoding::default() };
     let error = send(&mut guest, &settings).unwrap_err().error.to_string();
     assert!(there.join().unwrap().is_err(), "the guest must not run there");
     assert_healthy(&mut guest);
@@ -141,6 +159,50 @@ fn an_old_copy_delivered_after_a_new_one_is_stale() {
 #[test]
 fn a_frame_that_is_lost_is_stale() {
     assert_class(&through(proxy::Rule::DropLast), "STALE");
+}
+
+#[test]
+fn a_shard_delivered_late_is_stale() {
+    assert_class(&through(proxy::Rule::LateShard), "STALE");
+}
+
+#[test]
+fn a_bit_flipped_on_the_way_is_noticed_by_the_check_and_without_it_by_the_verifier() {
+    let stream = "stream,record=16KiB";
+    let error = through_with(proxy::Rule::FlipBit, stream, Checks::On);
+    assert!(error.contains("1 pages were damaged on the way"), "{error}");
+    let error = through_with(proxy::Rule::FlipBit, stream, Checks::Off);
+    assert_class(&error, "BITFLIP (1 bits)");
+}
+
+/// A few pages that are written again and again, a few lines at a time.
+const HOT: &str = "hotset,p=0.99,f=0.01,content=delta:3";
+
+#[test]
+fn a_delta_on_the_wrong_base_is_noticed_by_the_check_and_without_it_by_the_verifier() {
+    let error = through_with(proxy::Rule::DropDelta, HOT, Checks::On);
+    assert!(error.contains("damaged on the way") || error.contains("STALE"), "{error}");
+    let error = through_with(proxy::Rule::DropDelta, HOT, Checks::Off);
+    assert!(error.contains("WRONG before resume"), "{error}");
+    assert!(error.contains("TORN") || error.contains("STALE"), "{error}");
+}
+
+#[test]
+fn a_zero_page_that_is_not_zeroed_again_is_unzeroed() {
+    let zero_flip = "hotset,p=0.99,f=0.01,content=zero-flip";
+    let error = through_with(proxy::Rule::DropZero, zero_flip, Checks::On);
+    assert_class(&error, "UNZEROED");
+}
+
+#[test]
+fn a_deferred_page_that_is_forgotten_is_stale() {
+    // Under a sweep, what is written behind it waits; its bit is dropped once, while it does.
+    let error = with_policy(PolicyKind::Adaptive, |_, paused, new| {
+        if paused {
+            *new = Bitmap::empty(new.pages());
+        }
+    });
+    assert_class(&error, "STALE");
 }
 
 /// A page that has been written at least once, with its line addresses and generation.

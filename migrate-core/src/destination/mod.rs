@@ -276,14 +276,9 @@ impl Session<'_> {
             let channel = Arc::new(caller.answer(Welcome::Ok)?);
             // A shard without dirty pages is silent; the control connection tells the dead.
             channel.wait_patiently().map_err(lost("opening a data stream"))?;
-            let receiver = Receiver {
-                channel: channel.clone(),
-                tag: self.tag,
-                memory: memory.clone(),
-                stream: u64::from(stream),
-                streams,
-                epoch: self.hello.epoch,
-            };
+            let shard = (u64::from(stream), streams);
+            let (memory, epoch) = (memory.clone(), self.hello.epoch);
+            let receiver = Receiver::new(channel.clone(), self.tag, memory, shard, epoch);
             let done = signal.clone();
             spawn("receive", move || drop(done.send(Signal::Stream(receiver.run()))))?;
             open[stream as usize] = Some(channel);

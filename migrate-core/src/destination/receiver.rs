@@ -3,47 +3,173 @@
 use std::sync::Arc;
 
 use crate::Error;
+use crate::codec::block::{Malformed, Packer, patch};
+use crate::codec::{CHECK_BYTES, UNCHECKED, check};
 use crate::error::lost;
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
-use crate::memory::{CHUNK_PAGES, shard};
+use crate::memory::{Bitmap, CHUNK_PAGES, PageNumber, pages_of, shard};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 
 /// Receives one shard's pages straight into the shadow's memory.
 pub(super) struct Receiver {
-    pub(super) channel: Arc<Channel>,
-    pub(super) tag: u64,
-    pub(super) memory: MemoryView,
-    pub(super) stream: u64,
-    pub(super) streams: u64,
-    pub(super) epoch: u64,
+    channel: Arc<Channel>,
+    tag: u64,
+    memory: MemoryView,
+    stream: u64,
+    streams: u64,
+    epoch: u64,
+    /// Pages that were ever written; the others are zero as they were made.
+    written: Bitmap,
+    /// Pages whose last copy failed its check: written while they were sent, and so to come again,
+    /// or damaged on the way.
+    suspected: Bitmap,
+    packer: Packer,
+    payload: Vec<u8>,
 }
 
 impl Receiver {
-    pub(super) fn run(&self) -> Result<u64, Error> {
-        let doing = "receiving pages";
+    pub(super) fn new(
+        channel: Arc<Channel>,
+        tag: u64,
+        memory: MemoryView,
+        (stream, streams): (u64, u64),
+        epoch: u64,
+    ) -> Self {
+        let none = Bitmap::empty(memory.pages());
+        Self {
+            channel,
+            tag,
+            memory,
+            stream,
+            streams,
+            epoch,
+            written: none.clone(),
+            suspected: none,
+            packer: Packer::new(),
+            payload: Vec::new(),
+        }
+    }
+
+    /// Receives until everything owed has arrived; returns the number of pages.
+    pub(super) fn run(mut self) -> Result<u64, Error> {
         let mut received = 0;
         loop {
-            let header = self.channel.read_header(self.tag, doing)?;
-            match header.kind {
-                Kind::Pages => {
-                    let pages = self.checked(&header)?;
-                    self.memory
-                        .fill(&pages, |bytes| self.channel.read_exact(bytes))
-                        .map_err(lost(doing))?;
-                    received += header.b;
-                }
-                Kind::ZeroPages => {
-                    self.memory.zero(&self.checked(&header)?);
-                    received += header.b;
-                }
-                Kind::EndOfPages if header.a == self.epoch => return Ok(received),
-                kind => {
-                    return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
-                }
+            if let Some(pages) = self.frame(&mut received)? {
+                return Ok(pages);
             }
         }
+    }
+
+    /// Takes one frame in; the pages received so far if it says that these are all.
+    fn frame(&mut self, received: &mut u64) -> Result<Option<u64>, Error> {
+        let doing = "receiving pages";
+        let header = self.channel.read_header(self.tag, doing)?;
+        match header.kind {
+            Kind::Pages => {
+                let pages = self.checked(&header)?;
+                self.payload.resize((header.b * CHECK_BYTES) as usize, 0);
+                let (channel, checks) = (&self.channel, &mut self.payload);
+                self.memory
+                    .fill(&pages, |bytes| channel.read_both(checks, bytes))
+                    .map_err(lost(doing))?;
+                self.written.insert(pages.clone());
+                for (index, page) in pages.enumerate() {
+                    let check =
+                        self.payload[index * 8..].first_chunk().copied().unwrap_or_default();
+                    self.judge(page, u64::from_le_bytes(check));
+                }
+                *received += header.b;
+            }
+            Kind::ZeroPages => {
+                let pages = self.checked(&header)?;
+                for run in self.written.runs(pages.clone()) {
+                    self.memory.zero(&run);
+                }
+                for page in pages {
+                    self.suspected.remove(page);
+                }
+                *received += header.b;
+            }
+            Kind::Packed | Kind::Lines => {
+                let pages = self.group(&header)?;
+                *received += pages.len() as u64;
+                self.payload.resize(header.length, 0);
+                self.channel.read_exact(&mut self.payload).map_err(lost(doing))?;
+                self.unpack(header.kind, &pages)?;
+            }
+            Kind::EndOfPages if header.a == self.epoch => {
+                let damaged = self.suspected.count();
+                if let Some(run) = self.suspected.runs(0..self.suspected.pages()).next() {
+                    return Err(Error::Damaged { pages: damaged, first: run.start });
+                }
+                return Ok(Some(*received));
+            }
+            kind => {
+                return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Suspects the page, or no longer, by its check.
+    fn judge(&mut self, page: PageNumber, wanted: u64) {
+        let compare = |bytes: &mut [u8]| match wanted == UNCHECKED || check(page, bytes) == wanted {
+            true => Ok(()),
+            false => Err(()),
+        };
+        let passes = self.memory.fill(&(page..page + 1), compare).is_ok();
+        if passes {
+            self.suspected.remove(page);
+        } else {
+            self.suspected.insert(page..page + 1);
+        }
+    }
+
+    fn unpack(&mut self, kind: Kind, pages: &[PageNumber]) -> Result<(), Error> {
+        let malformed = |Malformed(why)| ProtoError::Unexpected { kind, why };
+        let mut checks = Vec::with_capacity(pages.len());
+        let memory = &self.memory;
+        let put = |page: PageNumber, f: &mut dyn FnMut(&mut [u8])| {
+            let fill = |bytes: &mut [u8]| {
+                f(bytes);
+                Ok::<_, std::convert::Infallible>(())
+            };
+            let Ok(()) = memory.fill(&(page..page + 1), fill);
+        };
+        if kind == Kind::Packed {
+            let contents = self.packer.contents(&self.payload, pages.len()).map_err(malformed)?;
+            for (page, (check, contents)) in pages.iter().zip(contents) {
+                put(*page, &mut |bytes| bytes.copy_from_slice(contents));
+                checks.push(check);
+            }
+        } else {
+            let lines = self.packer.lines(&self.payload, pages.len()).map_err(malformed)?;
+            for (page, (check, mask, lines)) in pages.iter().zip(lines) {
+                put(*page, &mut |bytes| patch(bytes, mask, lines));
+                checks.push(check);
+            }
+        }
+        for (page, check) in pages.iter().zip(checks) {
+            self.written.insert(*page..page + 1);
+            self.judge(*page, check);
+        }
+        Ok(())
+    }
+
+    /// The pages of a group's frame, all of them inside memory and in this stream's shard.
+    fn group(&self, header: &Header) -> Result<Vec<PageNumber>, Error> {
+        let pages: Vec<_> = pages_of(header.a, header.b).collect();
+        let last = pages.last().copied().unwrap_or(header.a);
+        let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
+        if last >= self.memory.pages() {
+            return unexpected("pages beyond the end of memory");
+        }
+        if shard(header.a, self.streams) != self.stream {
+            return unexpected("pages of another stream's shard");
+        }
+        Ok(pages)
     }
 
     /// The pages of a frame, all of them inside memory and in this stream's shard.

@@ -69,7 +69,7 @@ pub trait Guest: Send {
 /// The VM that will run at the destination: exists, with all its memory populated, before the
 /// first page is sent.
 pub trait Shadow: Send {
-    /// The shadow's memory. The engine writes it; nobody else may until [`Shadow::start`].
+    /// The shadow's memory, all of it zero at first. The engine writes it; nobody else may until [`Shadow::start`].
     fn memory(&self) -> MemoryView;
 
     /// Takes the state that [`Guest::save_state`] gave. All memory has arrived.

@@ -58,8 +58,25 @@ impl Channel {
             .map_err(stalled)
     }
 
-    /// Sends a frame whose payload is guest pages: from guest memory to the socket without a copy
-    /// of our own, unless TLS has to encrypt them.
+    /// Sends a frame whose payload lies in several places.
+    ///
+    /// # Errors
+    /// As [`Channel::write`].
+    pub fn send_parts(&self, tag: u64, header: &Header, parts: &[&[u8]]) -> io::Result<()> {
+        debug_assert_eq!(header.length, parts.iter().map(|p| p.len()).sum::<usize>());
+        let _whole = lock(&self.writing);
+        let bytes: [u8; HEADER_BYTES] = header.encode(tag);
+        if self.tls.is_none() {
+            let all = std::iter::once(&bytes[..]).chain(parts.iter().copied());
+            let mut slices: Vec<_> = all.map(io::IoSlice::new).collect();
+            return write_all_vectored(&self.stream, &mut slices).map_err(stalled);
+        }
+        self.write_locked(&bytes).map_err(stalled)?;
+        parts.iter().try_for_each(|part| self.write_locked(part).map_err(stalled))
+    }
+
+    /// Sends a frame whose payload is `checks` and then guest pages: from guest memory to the
+    /// socket without a copy of our own, unless TLS has to encrypt them.
     ///
     /// # Errors
     /// As [`Channel::write`].
@@ -67,16 +84,22 @@ impl Channel {
         &self,
         tag: u64,
         header: &Header,
+        checks: &[u8],
         memory: &MemoryView,
         pages: std::ops::Range<u64>,
     ) -> io::Result<()> {
-        debug_assert_eq!(header.length as u64, (pages.end - pages.start) * PAGE_BYTES);
+        debug_assert_eq!(
+            header.length as u64,
+            checks.len() as u64 + (pages.end - pages.start) * PAGE_BYTES
+        );
         let _whole = lock(&self.writing);
         let bytes: [u8; HEADER_BYTES] = header.encode(tag);
         if self.tls.is_none() {
-            return sys::write_pages(&self.stream, &bytes, memory, pages).map_err(stalled);
+            return sys::write_pages(&self.stream, [&bytes, checks], memory, pages)
+                .map_err(stalled);
         }
         self.write_locked(&bytes).map_err(stalled)?;
+        self.write_locked(checks).map_err(stalled)?;
         let mut buffer = vec![0; TLS_PIECE_BYTES];
         let step = TLS_PIECE_BYTES as u64 / PAGE_BYTES;
         for first in pages.clone().step_by(step as usize) {
@@ -107,7 +130,7 @@ impl Channel {
     /// The link is lost, or silent for longer than its timeout (`TimedOut`).
     pub fn read_exact(&self, into: &mut [u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
-            return (&self.stream).read_exact(into).map_err(stalled);
+            return sys::read_all(&self.stream, [into, &mut []]).map_err(stalled);
         };
         let mut received = lock(&self.received);
         let mut filled = 0;
@@ -138,6 +161,18 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    /// Fills both, one after the other.
+    ///
+    /// # Errors
+    /// As [`Channel::read_exact`].
+    pub fn read_both(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<()> {
+        if self.tls.is_none() {
+            return sys::read_all(&self.stream, [first, second]).map_err(stalled);
+        }
+        self.read_exact(first)?;
+        self.read_exact(second)
     }
 
     /// Reads a checked header.
@@ -201,6 +236,19 @@ impl Channel {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn write_all_vectored(mut stream: &TcpStream, slices: &mut [io::IoSlice<'_>]) -> io::Result<()> {
+    let mut left = slices;
+    while !left.is_empty() {
+        match stream.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => io::IoSlice::advance_slices(&mut left, count),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// A socket timeout shows as `WouldBlock`; say what it means.

@@ -8,7 +8,7 @@ pub mod hello;
 pub mod state;
 
 /// Version of the protocol spoken here.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest description of a guest.
 pub const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 /// Longest device state.
@@ -41,6 +41,9 @@ pub enum ProtoError {
     /// Refused in the handshake.
     #[error("the peer refused: {0}")]
     Refused(&'static str),
+    /// A header that does not fit its own check.
+    #[error("a frame was damaged on the way; check the network cards and cables, or use --tls-dir")]
+    Damaged,
     /// A frame of a kind that does not exist.
     #[error("a frame of unknown kind {0}")]
     Kind(u16),

@@ -11,6 +11,7 @@
 
 mod attempt;
 pub mod handover;
+mod sender;
 mod shards;
 
 use std::io::ErrorKind;
@@ -20,13 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Error;
+use crate::codec::Encoding;
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::LinkSettings;
 use crate::link::channel::Channel;
 use crate::policy::{PolicyKind, Settings};
-use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::MigrationId;
+use crate::proto::{ProtoError, STREAMS_MAX};
 use crate::report::MigrationReport;
 
 /// How a migration is to go.
@@ -37,7 +39,9 @@ pub struct SourceSettings {
     /// Protection and timeouts.
     pub link: LinkSettings,
     /// Data streams.
-    pub streams: u32,
+    pub streams: Streams,
+    /// How pages are put on the wire.
+    pub encoding: Encoding,
     /// Most bytes per second on all data streams together.
     pub bandwidth: Option<f64>,
     /// Who decides.
@@ -50,6 +54,41 @@ pub struct SourceSettings {
     pub state_directory: PathBuf,
     /// How long to wait, guest stopped, for an unresolved handover to be resolved.
     pub resolve_timeout: Duration,
+}
+
+/// How many data streams to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// As many as this host has cores, up to eight. A core sends some 10 Gbit/s, so more streams
+    /// than cores carry no more; and one that a slow link leaves idle costs nothing.
+    #[default]
+    Auto,
+    /// So many, up to [`crate::proto::STREAMS_MAX`].
+    Fixed(u32),
+}
+
+/// Most streams that [`Streams::Auto`] opens.
+const STREAMS_AUTO_MAX: usize = 8;
+
+impl Streams {
+    fn count(self) -> u32 {
+        match self {
+            Self::Fixed(count) => count,
+            Self::Auto => std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get().min(STREAMS_AUTO_MAX) as u32),
+        }
+    }
+}
+
+impl std::str::FromStr for Streams {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(count)) if (1..=STREAMS_MAX).contains(&count) => Ok(Self::Fixed(count)),
+            _ => Err(format!("streams are 'auto' or a number from 1 to {STREAMS_MAX}")),
+        }
+    }
 }
 
 /// What a user may want to see while it goes on.

@@ -1,20 +1,15 @@
-//! The data streams of the source: each thread sends the dirty pages of its own shard.
+//! The data streams of the source: each thread sends the dirty pages of its own shard, group by
+//! group; how a group goes on the wire is `sender`'s subject.
 //!
 //! A page always travels on the same stream, so a newer copy can never be overtaken by an older
 //! one, and rounds need no barrier at the destination.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use crate::guest::MemoryView;
-use crate::link::channel::Channel;
-use crate::link::pacer::Pacer;
-use crate::memory::{Bitmap, CHUNK_PAGES, PAGE_BYTES, SharedBitmap, shard};
-use crate::proto::frame::{HEADER_BYTES, Header, Kind};
-
-/// Longest run in one frame: short enough that pacing is smooth and a cancel is quick.
-const RUN_PAGES_MAX: u64 = 64;
+use super::sender::Sender;
+use crate::memory::{Bitmap, CHUNK_PAGES, GROUP_PAGES, PageNumber, SharedBitmap, shard};
 
 /// What a stream is asked to do.
 #[derive(Clone)]
@@ -41,46 +36,27 @@ pub(super) struct Sweep {
 /// What a stream says: it is done with a job, or lost.
 pub(super) type Done = Result<(), std::io::Error>;
 
-/// Counters of all streams together.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    /// Pages sent with contents.
-    pub(super) pages: AtomicU64,
-    /// Pages sent as zero.
-    pub(super) zero_pages: AtomicU64,
-    /// Bytes sent, headers included.
-    pub(super) wire_bytes: AtomicU64,
-}
-
-impl Counters {
-    /// Pages sent in either way.
-    pub(super) fn sent(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed) + self.zero_pages.load(Ordering::Relaxed)
-    }
-}
-
 /// One stream's thread.
 pub(super) struct Shard {
     pub(super) index: u64,
-    pub(super) streams: u64,
-    pub(super) tag: u64,
-    pub(super) channel: Arc<Channel>,
-    pub(super) memory: MemoryView,
-    pub(super) pacer: Arc<Pacer>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) sender: Sender,
     pub(super) abandon: Arc<AtomicBool>,
 }
 
 impl Shard {
     /// Works until the jobs end, an error, or abandonment; each job is answered.
-    pub(super) fn run(self, jobs: &mpsc::Receiver<Job>, done: impl Fn(Done)) {
+    pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>, done: impl Fn(Done)) {
         while let Ok(job) = jobs.recv() {
             let result = match job {
-                Job::Pages(pages) => self.send(&pages),
-                Job::Sweep(sweep) => self.sweep(&sweep),
-                Job::End { epoch } => {
-                    self.channel.send(self.tag, &Header::new(Kind::EndOfPages, epoch, 0, 0), &[])
+                Job::Pages(pages) => {
+                    self.each_group(pages.pages(), |first| Some(pages.group(first)))
                 }
+                // Taken out before they are read: what is written from here on is owed again.
+                Job::Sweep(sweep) => self.each_group(sweep.owed.pages(), |first| {
+                    let goes_on = !sweep.halt.load(Ordering::Relaxed);
+                    goes_on.then(|| sweep.owed.take_64(first, &sweep.recent))
+                }),
+                Job::End { epoch } => self.sender.end(epoch),
             };
             let lost = result.is_err();
             done(result);
@@ -90,70 +66,28 @@ impl Shard {
         }
     }
 
-    fn send(&self, pages: &Bitmap) -> std::io::Result<()> {
-        let total = pages.pages();
+    /// Sends of each group of this shard the pages that `take` says, until it says `None`.
+    fn each_group(
+        &mut self,
+        total: u64,
+        take: impl Fn(PageNumber) -> Option<u64>,
+    ) -> std::io::Result<()> {
+        let streams = self.sender.wiring.streams;
         let first_chunk = self.index * CHUNK_PAGES;
-        for chunk in (first_chunk..total).step_by((self.streams * CHUNK_PAGES) as usize) {
-            debug_assert_eq!(shard(chunk, self.streams), self.index);
-            for run in pages.runs(chunk..(chunk + CHUNK_PAGES).min(total)) {
-                let mut page = run.start;
-                while page < run.end {
-                    if self.abandon.load(Ordering::Relaxed) {
-                        return Ok(());
-                    }
-                    page = self.send_some(page, run.end)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn sweep(&self, sweep: &Sweep) -> std::io::Result<()> {
-        let total = sweep.owed.pages();
-        let first_chunk = self.index * CHUNK_PAGES;
-        for chunk in (first_chunk..total).step_by((self.streams * CHUNK_PAGES) as usize) {
-            for first in (chunk..(chunk + CHUNK_PAGES).min(total)).step_by(64) {
-                if self.abandon.load(Ordering::Relaxed) || sweep.halt.load(Ordering::Relaxed) {
+        for chunk in (first_chunk..total).step_by((streams * CHUNK_PAGES) as usize) {
+            debug_assert_eq!(shard(chunk, streams), self.index);
+            let end = (chunk + CHUNK_PAGES).min(total);
+            for first in (chunk..end).step_by(GROUP_PAGES as usize) {
+                if self.abandon.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                // Taken out before they are read: what is written from here on is owed again.
-                let mut pages = sweep.owed.take_64(first, &sweep.recent);
-                while pages != 0 {
-                    let start = pages.trailing_zeros();
-                    let length = (pages >> start).trailing_ones();
-                    let (mut page, end) =
-                        (first + u64::from(start), first + u64::from(start + length));
-                    while page < end {
-                        page = self.send_some(page, end)?;
-                    }
-                    pages &= u64::MAX.checked_shl(start + length).unwrap_or(0);
+                match take(first) {
+                    None => return Ok(()),
+                    Some(0) => {}
+                    Some(pages) => self.sender.group(first, pages)?,
                 }
             }
         }
         Ok(())
-    }
-
-    /// Sends the zero pages or the other pages at the start of a run; returns what comes next.
-    fn send_some(&self, page: u64, end: u64) -> std::io::Result<u64> {
-        let end = end.min(page + RUN_PAGES_MAX);
-        let zero = self.memory.is_zero(page);
-        let next = (page + 1..end).find(|p| self.memory.is_zero(*p) != zero).unwrap_or(end);
-        let count = next - page;
-        let (kind, length) = match zero {
-            true => (Kind::ZeroPages, 0),
-            false => (Kind::Pages, (count * PAGE_BYTES) as usize),
-        };
-        let header = Header::new(kind, page, count, length);
-        let bytes = HEADER_BYTES + length;
-        self.pacer.admit(bytes);
-        if zero {
-            self.channel.send(self.tag, &header, &[])?;
-            self.counters.zero_pages.fetch_add(count, Ordering::Relaxed);
-        } else {
-            self.channel.send_pages(self.tag, &header, &self.memory, page..next)?;
-            self.counters.pages.fetch_add(count, Ordering::Relaxed);
-        }
-        self.counters.wire_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(next)
     }
 }

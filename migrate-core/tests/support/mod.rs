@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migrate_core::Error;
+use migrate_core::codec::Encoding;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::process::proof::Testimony;
 use migrate_core::guest::process::{ProcessFactory, ProcessGuest, ProcessShadow, ProofSettings};
@@ -40,7 +41,8 @@ pub fn settings(peer: SocketAddr) -> SourceSettings {
     SourceSettings {
         peer,
         link: LinkSettings { timeout: Duration::from_secs(2), ..LinkSettings::default() },
-        streams: 1,
+        streams: source::Streams::Fixed(1),
+        encoding: Encoding::default(),
         bandwidth: Some(120e6),
         policy: PolicyKind::Vmotion,
         limits: Settings { goal: Duration::from_millis(40), ..Settings::default() },

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const HELLO_BYTES: usize = 48;
 const WELCOME_BYTES: usize = 24;
-const HEADER_BYTES: usize = 32;
+const HEADER_BYTES: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -24,6 +24,14 @@ pub enum Rule {
     OldCopyLast,
     /// The last Pages frame before EndOfPages is not delivered.
     DropLast,
+    /// The last Pages frame before EndOfPages is delivered after it.
+    LateShard,
+    /// One bit of a page in the third quarter of the first 64 MiB is flipped.
+    FlipBit,
+    /// The first Lines frame (16) is not delivered: later ones go over the wrong base.
+    DropDelta,
+    /// ZeroPages frames (4) are not delivered.
+    DropZero,
 }
 
 /// Starts relaying to `to`; returns where to connect.
@@ -88,13 +96,26 @@ fn relay_frames(
                 sent.entry(page).or_insert((end, frame.clone()));
             }
             (Rule::OldCopyLast, 5) => to.write_all(&stale.take().unwrap_or_default())?,
-            (Rule::DropLast, 3) => {
+            (Rule::DropLast | Rule::LateShard, 3) => {
                 if let Some(frame) = held.replace(frame) {
                     to.write_all(&frame)?;
                 }
                 continue;
             }
             (Rule::DropLast, 5) => held = None,
+            (Rule::LateShard, 5) => {
+                to.write_all(&frame)?;
+                frame = held.take().unwrap_or_default();
+            }
+            (Rule::FlipBit, 3) => {
+                let page = u64::from_le_bytes(frame[16..24].try_into().unwrap());
+                if (4096..4160).contains(&page) {
+                    let last = frame.len() - 1000;
+                    frame[last] ^= 0x10;
+                }
+            }
+            (Rule::DropDelta, 16) if !broken.swap(true, Ordering::AcqRel) => continue,
+            (Rule::DropZero, 4) => continue,
             _ => {}
         }
         to.write_all(&frame)?;

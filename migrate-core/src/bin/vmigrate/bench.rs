@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
+use migrate_core::codec::Encoding;
 use migrate_core::guest::process::ProofSettings;
 use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
@@ -104,6 +105,7 @@ pub(crate) struct Args {
 impl Args {
     fn policies(&self) -> Vec<PolicyKind> {
         match self.reading {
+            Reading::Sdps if self.engine.policy.is_empty() => vec![PolicyKind::Vmotion],
             Reading::Sdps => self.engine.policy.clone(),
             Reading::Unthrottled => vec![PolicyKind::Precopy],
         }
@@ -212,6 +214,8 @@ fn one(
                 peer: receiver.address,
                 link: LinkSettings::default(),
                 streams: engine.streams,
+                // The experiment's engine sent whole pages.
+                encoding: engine.encoding(Encoding::PLAIN),
                 bandwidth: Some(link.0 as f64),
                 policy,
                 limits: Settings {

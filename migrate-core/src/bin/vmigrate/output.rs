@@ -219,12 +219,24 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
     }
     writeln!(
         out,
-        "  time      {:.3} s after {:.3} s of setup; {} at {}, {:.2} % overhead",
+        "  time      {:.3} s after {:.3} s of setup; {} at {}, {:.2} bytes on the wire for 100",
         m.migration_ms / 1e3,
         m.setup_ms / 1e3,
         Bytes(m.page_bytes),
         Rate(m.send_rate() as u64),
-        (m.wire_bytes as f64 / m.page_bytes.max(1) as f64 - 1.0).max(0.0) * 100.0
+        m.wire_bytes as f64 / m.page_bytes.max(1) as f64 * 100.0
+    )?;
+    let c = &m.contents;
+    writeln!(
+        out,
+        "  pages     {} whole, {} zero, {} unchanged, {} packed (to {}), {} as changed lines ({})",
+        c.whole_pages,
+        c.zero_pages,
+        c.unchanged_pages,
+        c.packed_pages,
+        Bytes(c.packed_bytes),
+        c.delta_pages,
+        Bytes(c.delta_bytes)
     )?;
     if m.stun.is_some() {
         let d = &m.downtime;

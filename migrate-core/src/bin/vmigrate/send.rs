@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
 use migrate_core::guest::process::proof::{self, Scanned, Testimony};
 use migrate_core::guest::process::{ProcessGuest, ProofSettings};
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
-use migrate_core::source::{self, Migrated, Notes, SourceSettings};
+use migrate_core::source::{self, Migrated, Notes, SourceSettings, Streams};
 use migrate_core::{Error, link};
 use verifier::evidence;
 use verifier::verdict::Verdict;
@@ -90,9 +91,9 @@ pub(crate) struct Args {
 /// How the engine goes about it.
 #[derive(ClapArgs, Clone, Debug)]
 pub(crate) struct EngineArgs {
-    /// Who decides: vmotion, adaptive, precopy, auto-converge or stop-and-copy; bench takes
-    /// several, one after the other
-    #[arg(long, default_value = "vmotion", value_delimiter = ',')]
+    /// Who decides: adaptive, vmotion, precopy, auto-converge or stop-and-copy; bench takes
+    /// several, one after the other [default: adaptive, for bench vmotion]
+    #[arg(long, value_delimiter = ',')]
     pub(crate) policy: Vec<PolicyKind>,
     /// SDPS holds the dirty rate at this share of the send rate [default: 0.9, for bench 0.914]
     #[arg(long, value_parser = parse_beta)]
@@ -103,9 +104,23 @@ pub(crate) struct EngineArgs {
     /// Give up after this long
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) time_limit: Duration,
-    /// Data streams
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) streams: u32,
+    /// Data streams: auto (one for each core, up to 8) or a number up to 64
+    #[arg(long, value_name = "auto|N", default_value = "auto")]
+    pub(crate) streams: Streams,
+    /// Pack pages: auto (where it gets them across sooner), off, lz4 or zstd
+    /// [default: auto, for bench off]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) compress: Option<Compress>,
+    /// Of pages that come again send only the lines that changed: auto (where it pays), on or off
+    /// [default: auto, for bench off]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) delta: Option<Delta>,
+    /// Most memory to remember for that what was sent; an eighth of the guest's remembers all
+    #[arg(long, value_name = "BYTES", default_value = "1GiB")]
+    pub(crate) delta_cache: Bytes,
+    /// Check every page on arrival: on or off
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    pub(crate) checks: Checks,
     /// Dirty tracker: auto, uffd or mprotect
     #[arg(long, default_value = "auto")]
     pub(crate) tracker: TrackerKind,
@@ -115,6 +130,18 @@ pub(crate) struct EngineArgs {
     /// Compare the SHA-256 roots of both hosts' memory as well
     #[arg(long)]
     pub(crate) audit: bool,
+}
+
+impl EngineArgs {
+    /// What is set, and for the rest what `base` says.
+    pub(crate) fn encoding(&self, base: Encoding) -> Encoding {
+        Encoding {
+            compress: self.compress.unwrap_or(base.compress),
+            delta: self.delta.unwrap_or(base.delta),
+            delta_cache_bytes: self.delta_cache.0,
+            checks: self.checks,
+        }
+    }
 }
 
 fn parse_beta(text: &str) -> Result<f64, String> {
@@ -142,8 +169,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let spec =
         WorkloadSpec { seed: args.seed, memory: args.memory, writers: args.writers, workload };
     let engine = &args.engine;
-    let [policy] = engine.policy[..] else {
-        anyhow::bail!("one migration has one --policy; several are for bench");
+    let policy = match engine.policy[..] {
+        [] => PolicyKind::Adaptive,
+        [policy] => policy,
+        _ => anyhow::bail!("one migration has one --policy; several are for bench"),
     };
     let link = args.link.resolve("client")?;
     link.allow(args.to)?;
@@ -156,6 +185,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             peer: args.to,
             link,
             streams: engine.streams,
+            encoding: engine.encoding(Encoding::default()),
             bandwidth: args.bandwidth.map(|r| r.0 as f64),
             policy,
             limits: Settings {

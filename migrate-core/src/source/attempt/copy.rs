@@ -12,7 +12,8 @@ use crate::policy::{
 };
 use crate::report::RoundReport;
 use crate::source::Progress;
-use crate::source::shards::{Counters, Job, Sweep};
+use crate::source::sender::Counters;
+use crate::source::shards::{Job, Sweep};
 
 /// A harvest may take at most this share of the time between harvests.
 const HARVEST_SHARE_MAX: f64 = 0.02;
@@ -40,7 +41,7 @@ struct Tally {
 
 impl Tally {
     fn start(counters: &Counters, number: u32) -> Self {
-        let zero = counters.zero_pages.load(Ordering::Relaxed);
+        let zero = counters.contents().zero_pages;
         let (start, sent) = (Instant::now(), counters.sent());
         Self { number, start, sent, zero, dirtied: 0, held_s: 0.0, last: Window::default() }
     }
@@ -61,7 +62,7 @@ impl Tally {
     ) -> (Round, Window) {
         let elapsed = self.start.elapsed();
         let sent = counters.sent() - self.sent;
-        let zero = counters.zero_pages.load(Ordering::Relaxed) - self.zero;
+        let zero = counters.contents().zero_pages - self.zero;
         let seconds = elapsed.as_secs_f64();
         rounds.push(RoundReport {
             round: self.number,

@@ -9,7 +9,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::handover::Record;
-use super::shards::{Counters, Done, Job, Shard};
+use super::sender::{Counters, Sender, Wiring};
+use super::shards::{Done, Job, Shard};
 use super::{Migrated, NotMigrated, Notes, Observer, Progress, SourceSettings};
 use crate::Error;
 use crate::error::{lost, spawn};
@@ -23,7 +24,7 @@ use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::{Hello, MigrationId, Role};
 use crate::proto::state::{Source as State, SourceEvent};
-use crate::report::{Downtime, MigrationReport, SCHEMA};
+use crate::report::{Contents, Downtime, MigrationReport, SCHEMA};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(50);
@@ -90,13 +91,14 @@ impl<'a> Attempt<'a> {
             epoch: settings.epoch,
             policy: settings.policy,
             tracker: tracker.name().to_owned(),
-            streams: settings.streams,
+            streams: settings.streams.count(),
             memory_pages: pages,
             setup_ms: 0.0,
             migration_ms: 0.0,
             total_ms: 0.0,
             page_bytes: 0,
             wire_bytes: 0,
+            contents: Contents::default(),
             rounds: Vec::new(),
             stun: None,
             downtime: Downtime::default(),
@@ -143,8 +145,10 @@ impl<'a> Attempt<'a> {
         {
             self.report.migration_ms = ms(first_page.elapsed());
         }
-        self.report.page_bytes = self.counters.pages.load(Ordering::Relaxed) * PAGE_BYTES;
-        self.report.wire_bytes = self.counters.wire_bytes.load(Ordering::Relaxed);
+        let contents = self.counters.contents();
+        self.report.page_bytes = contents.content_pages() * PAGE_BYTES;
+        self.report.wire_bytes = contents.wire_bytes;
+        self.report.contents = contents;
         self.report.total_ms = self.report.setup_ms + self.report.migration_ms;
         match result {
             Ok(control) => {
@@ -211,8 +215,8 @@ impl<'a> Attempt<'a> {
 
         let description = self.guest.description();
         let pages = self.guest.memory().pages();
-        let header =
-            Header::new(Kind::Setup, pages, u64::from(settings.streams), description.len());
+        let streams = self.report.streams;
+        let header = Header::new(Kind::Setup, pages, u64::from(streams), description.len());
         control.send(tag, &header, &description).map_err(lost("asking for a shadow"))?;
         let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / SETUP_BYTES_PER_S);
         let mut links =
@@ -220,19 +224,20 @@ impl<'a> Attempt<'a> {
         self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
 
         let pacer = Arc::new(Pacer::new(settings.bandwidth));
-        for stream in 0..settings.streams {
+        for stream in 0..streams {
             let channel = connect(settings.peer, hello(Role::Data { stream }), &settings.link)?;
             let channel = Arc::new(channel);
-            let shard = Shard {
-                index: u64::from(stream),
-                streams: u64::from(settings.streams),
+            let sender = Sender::new(Wiring {
+                streams: u64::from(streams),
                 tag,
                 channel: channel.clone(),
                 memory: self.guest.memory(),
                 pacer: pacer.clone(),
                 counters: self.counters.clone(),
-                abandon: links.abandon.clone(),
-            };
+                encoding: settings.encoding,
+            });
+            let abandon = links.abandon.clone();
+            let shard = Shard { index: u64::from(stream), sender, abandon };
             let (job, jobs) = mpsc::channel();
             let to_main = signal.clone();
             spawn("pages", move || {
