@@ -86,13 +86,6 @@ impl Bitmap {
         self.words[(first / GROUP_PAGES) as usize]
     }
 
-    /// Adds every page of `other`, which is over as many pages; returns how many were new.
-    pub fn add(&mut self, other: &Self) -> u64 {
-        assert_eq!(self.pages, other.pages, "sets over the same pages");
-        let words = self.words.iter_mut().zip(&other.words);
-        words.map(|(word, add)| add & !std::mem::replace(word, *word | add)).map(ones).sum()
-    }
-
     /// Hands the set over and leaves an empty one.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::empty(self.pages))

@@ -155,7 +155,6 @@ impl Choice {
     /// Takes in what a group took, and what packing made of it: `packed_share` of its size.
     pub fn spent(&mut self, spent: &Spent, packed_share: Option<f64>) {
         let window = &mut self.window;
-        window.pages += spent.pages;
         window.signed += spent.signed;
         window.wire_bytes += spent.wire_bytes;
         window.signing += spent.signing;

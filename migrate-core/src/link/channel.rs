@@ -51,11 +51,7 @@ impl Channel {
     /// # Errors
     /// As [`Channel::write`].
     pub fn send(&self, tag: u64, header: &Header, payload: &[u8]) -> io::Result<()> {
-        debug_assert_eq!(header.length, payload.len());
-        let _whole = lock(&self.writing);
-        self.write_locked(&header.encode(tag))
-            .and_then(|()| self.write_locked(payload))
-            .map_err(stalled)
+        self.send_parts(tag, header, &[payload])
     }
 
     /// Sends a frame whose payload lies in several places.

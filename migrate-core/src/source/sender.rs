@@ -67,6 +67,11 @@ fn add(counter: &AtomicU64, value: u64) {
     counter.fetch_add(value, Ordering::Relaxed);
 }
 
+/// Where pages lie in the copy of the group at `first`.
+fn place(first: PageNumber, pages: &Range<PageNumber>) -> Range<usize> {
+    (pages.start - first) as usize * PAGE..(pages.end - first) as usize * PAGE
+}
+
 /// What a sender works with.
 pub(super) struct Wiring {
     pub(super) streams: u64,
@@ -157,8 +162,7 @@ impl Sender {
         for run in runs_of(first, mask) {
             let count = run.end - run.start;
             let header = Header::new(Kind::ZeroPages, run.start, count, 0);
-            self.admit(HEADER_BYTES);
-            self.wiring.channel.send(self.wiring.tag, &header, &[])?;
+            self.send(&header, &[])?;
             add(&self.wiring.counters.zero, count);
         }
         Ok(())
@@ -196,13 +200,12 @@ impl Sender {
 
     fn copy_out(&mut self, first: PageNumber, mask: u64) {
         for run in runs_of(first, mask) {
-            let place = (run.start - first) as usize * PAGE..(run.end - first) as usize * PAGE;
-            self.wiring.memory.copy_out(&run, &mut self.copy[place]);
+            self.wiring.memory.copy_out(&run, &mut self.copy[place(first, &run)]);
         }
     }
 
     fn copied(&self, first: PageNumber, page: PageNumber) -> &[u8] {
-        &self.copy[(page - first) as usize * PAGE..][..PAGE]
+        &self.copy[place(first, &(page..page + 1))]
     }
 
     /// Takes out of `whole` the pages that are unchanged or need only some lines; returns those
@@ -217,7 +220,7 @@ impl Sender {
         let Some(signatures) = &mut self.signatures else { return Vec::new() };
         let mut deltas = Vec::new();
         for page in pages_of(first, *whole) {
-            let contents = &self.copy[(page - first) as usize * PAGE..][..PAGE];
+            let contents = &self.copy[place(first, &(page..page + 1))];
             let Some(changed) = signatures.exchange(page, contents) else { continue };
             spent.compared += 1;
             if changed.count_ones() <= LINES_MAX {
@@ -252,8 +255,8 @@ impl Sender {
             self.plain.extend(changed.to_le_bytes());
         }
         for (page, changed) in deltas {
-            let page = (page - first) as usize * PAGE;
-            take_lines(&self.copy[page..][..PAGE], *changed, &mut self.plain);
+            let contents = &self.copy[place(first, &(*page..page + 1))];
+            take_lines(contents, *changed, &mut self.plain);
         }
         self.block(first, deltas.iter().map(|(page, _)| *page), method);
         spent.packing += start.elapsed();
@@ -282,8 +285,7 @@ impl Sender {
             let start = Instant::now();
             self.plain.clear();
             for run in runs_of(first, mask) {
-                let place = (run.start - first) as usize * PAGE..(run.end - first) as usize * PAGE;
-                self.plain.extend_from_slice(&self.copy[place]);
+                self.plain.extend_from_slice(&self.copy[place(first, &run)]);
             }
             let packed = self.block(first, pages_of(first, mask), method);
             spent.packing += start.elapsed();
@@ -304,12 +306,9 @@ impl Sender {
                 self.payload.extend(check.to_le_bytes());
             }
             let length = count as usize * (CHECK_BYTES as usize + PAGE);
-            self.admit(HEADER_BYTES + length);
             let header = Header::new(Kind::Pages, run.start, count, length);
-            let place = (run.start - first) as usize * PAGE..(run.end - first) as usize * PAGE;
-            let parts = [&self.payload[..], &self.copy[place]];
-            self.wiring.channel.send_parts(self.wiring.tag, &header, &parts)?;
-            spent.wire_bytes += (HEADER_BYTES + length) as u64;
+            let parts = [&self.payload[..], &self.copy[place(first, &run)]];
+            spent.wire_bytes += self.send(&header, &parts)?;
             add(&self.wiring.counters.whole, count);
         }
         Ok((method != Method::Plain).then_some(1.0))
@@ -343,9 +342,14 @@ impl Sender {
 
     fn send_block(&self, kind: Kind, first: PageNumber, mask: u64) -> std::io::Result<u64> {
         let header = Header::new(kind, first, mask, self.payload.len());
-        let bytes = HEADER_BYTES + self.payload.len();
+        self.send(&header, &[&self.payload])
+    }
+
+    /// Sends a frame when the pacer admits it; returns its bytes on the wire.
+    fn send(&self, header: &Header, parts: &[&[u8]]) -> std::io::Result<u64> {
+        let bytes = HEADER_BYTES + header.length;
         self.admit(bytes);
-        self.wiring.channel.send_parts(self.wiring.tag, &header, &[&self.payload])?;
+        self.wiring.channel.send_parts(self.wiring.tag, header, parts)?;
         Ok(bytes as u64)
     }
 
