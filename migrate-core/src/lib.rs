@@ -9,6 +9,7 @@
 //! [`link`] (streams, TLS, pacing), [`guest`] (the seam), [`source`] and [`destination`] (the
 //! wiring), [`report`] (what happened). `docs/architecture.md` says what is deliberately absent.
 
+mod clock;
 pub mod codec;
 pub mod destination;
 pub mod error;

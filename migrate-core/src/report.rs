@@ -29,7 +29,7 @@ pub struct RoundReport {
     pub send_rate: f64,
     /// Page data dirtied per second, harvest by harvest.
     pub dirty_rate: f64,
-    /// Throttle in force, averaged over the round: share of time the vCPUs were held.
+    /// Throttle in force, averaged over the round and the vCPUs: share of time they were held.
     pub held_share: f64,
 }
 
@@ -52,6 +52,26 @@ pub struct Downtime {
     /// migration's, and not in `total_ms`.
     pub proof_ms: f64,
     /// Pages sent during the stun.
+    pub pages: u64,
+}
+
+/// What a policy changed, and why.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Decision {
+    /// When, after the first page.
+    pub at_ms: f64,
+    /// What and why, in words.
+    pub what: String,
+}
+
+/// A stun that took longer than it may: the guest ran on at the source.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Overrun {
+    /// When the guest was paused, after the first page.
+    pub at_ms: f64,
+    /// How long it stood still.
+    pub took_ms: f64,
+    /// Pages that were owed when it ran on.
     pub pages: u64,
 }
 
@@ -115,6 +135,10 @@ pub struct MigrationReport {
     pub contents: Contents,
     /// The rounds.
     pub rounds: Vec<RoundReport>,
+    /// What the policy changed on the way, and why.
+    pub decisions: Vec<Decision>,
+    /// Stuns that took longer than they may, where that was not accepted.
+    pub overruns: Vec<Overrun>,
     /// The policy's decision to stun.
     pub stun: Option<Stun>,
     /// The downtime; zero if there was none.
@@ -123,6 +147,9 @@ pub struct MigrationReport {
     pub downtime_goal_ms: f64,
     /// Whether `downtime.total_ms` was more than wanted.
     pub over_goal: bool,
+    /// CPU time of the process at the source from the first page to the guest running at the
+    /// destination, in milliseconds; a guest made of threads is part of it.
+    pub cpu_ms: f64,
     /// How it ended: `done`, or why it failed.
     pub outcome: String,
 }
@@ -158,11 +185,12 @@ impl MigrationReport {
         (sent > 0).then(|| dirtied as f64 / sent as f64)
     }
 
-    /// Time that each vCPU was kept from running, in milliseconds: held by the throttle, and
-    /// stopped at the stun.
+    /// Time that a vCPU was kept from running, on average, in milliseconds: held by the throttle,
+    /// and stopped at stuns.
     pub fn guest_lost_ms(&self) -> f64 {
         let held: f64 = self.rounds.iter().map(|r| r.held_share * r.elapsed_ms).sum();
-        held + self.downtime.total_ms
+        let overruns: f64 = self.overruns.iter().map(|o| o.took_ms).sum();
+        held + overruns + self.downtime.total_ms
     }
 }
 

@@ -193,6 +193,7 @@ impl Model<'_> {
             for action in tick(window, self.now) {
                 match action {
                     Action::Throttle { held_share } => self.held_share = held_share,
+                    Action::Explain(_) => {}
                     Action::GiveUp(why) => return (SweepEnd::GaveUp(why), sent_all),
                     Action::Stun(stun) => return (SweepEnd::Stun(stun), sent_all),
                     other => unreachable!("{other:?} inside a sweep"),
@@ -291,6 +292,7 @@ pub fn run_writing(
         for action in policy.step(event, model.now) {
             match action {
                 Action::Throttle { held_share } => model.held_share = held_share,
+                Action::Explain(_) => {}
                 Action::GiveUp(why) => break 'migration End::GaveUp(why),
                 Action::Stun(stun) => {
                     break 'migration model.stun(stun, &mut sent_pages);
@@ -317,6 +319,7 @@ pub fn run_writing(
                     for action in policy.step(Event::Tick(window), now) {
                         match action {
                             Action::Throttle { held_share } => throttle = Some(held_share),
+                            Action::Explain(_) => {}
                             Action::GiveUp(why) => return Err(why),
                             other => unreachable!("{other:?} inside a round"),
                         }

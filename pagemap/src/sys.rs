@@ -84,13 +84,6 @@ pub struct WriteTracker {
     bytes: u64,
     uffd: OwnedFd,
     pagemap: File,
-    found: Vec<PageRegion>,
-}
-
-impl std::fmt::Debug for PageRegion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:x}..{:x}", self.start, self.end)
-    }
 }
 
 impl WriteTracker {
@@ -121,8 +114,7 @@ impl WriteTracker {
             UffdioRegister { start: base, len: bytes, mode: REGISTER_MODE_WP, ioctls: 0 };
         ioctl(&uffd, UFFDIO_REGISTER, &mut register)?;
         let pagemap = File::open("/proc/self/pagemap")?;
-        let found = vec![PageRegion::default(); SCAN_RUNS];
-        let mut this = Self { base, bytes, uffd, pagemap, found };
+        let this = Self { base, bytes, uffd, pagemap };
         // The probe: kernels before 6.7 refuse the scan.
         this.harvest(0..this.pages().min(1), |_| {})?;
         Ok(this)
@@ -144,17 +136,18 @@ impl WriteTracker {
     }
 
     /// Tells `written` the runs of pages of `range` written since they were marked clean, marking
-    /// them clean again.
+    /// them clean again. Ranges that do not overlap may be harvested at the same time.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn harvest(
-        &mut self,
+        &self,
         range: Range<u64>,
         mut written: impl FnMut(Range<u64>),
     ) -> io::Result<()> {
         let address = |page: u64| self.base + page.min(self.pages()) * PAGE_BYTES;
         let (mut start, end) = (address(range.start), address(range.end));
+        let mut found = vec![PageRegion::default(); SCAN_RUNS];
         while start < end {
             let mut arg = PmScanArg {
                 size: size_of::<PmScanArg>() as u64,
@@ -162,8 +155,8 @@ impl WriteTracker {
                 start,
                 end,
                 walk_end: 0,
-                vec: self.found.as_mut_ptr() as u64,
-                vec_len: self.found.len() as u64,
+                vec: found.as_mut_ptr() as u64,
+                vec_len: found.len() as u64,
                 max_pages: 0,
                 category_inverted: 0,
                 category_mask: PAGE_IS_WRITTEN,
@@ -171,7 +164,7 @@ impl WriteTracker {
                 return_mask: PAGE_IS_WRITTEN,
             };
             let count = ioctl_count(&self.pagemap, PAGEMAP_SCAN, &mut arg)?;
-            for run in &self.found[..count.min(SCAN_RUNS)] {
+            for run in &found[..count.min(SCAN_RUNS)] {
                 let page = |address: u64| (address - self.base) / PAGE_BYTES;
                 written(page(run.start)..page(run.end));
             }

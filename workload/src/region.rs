@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,6 +61,13 @@ pub enum RegionError {
 pub struct Region {
     map: sys::Map,
     file: File,
+}
+
+impl AsFd for Region {
+    /// The file that the region is a shared mapping of, from its first byte on.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Region {

@@ -42,23 +42,35 @@ pub trait Vcpu {
     fn checkpoint(&mut self) -> Checkpoint;
 }
 
-/// The operation counters of a region's writers: the only state that memory does not hold.
+/// The operation counters of a region's writers: the only state that memory does not hold. Beside
+/// them, for those who watch, how much each writer has stored.
 #[derive(Clone, Debug)]
-pub struct Watermarks(Arc<[AtomicU64]>);
+pub struct Watermarks {
+    operations: Arc<[AtomicU64]>,
+    stored_lines: Arc<[AtomicU64]>,
+}
 
 impl Watermarks {
     /// Counters starting at the given operations.
     pub fn new(values: &[u64]) -> Self {
-        Self(values.iter().map(|v| AtomicU64::new(*v)).collect())
+        Self {
+            operations: values.iter().map(|v| AtomicU64::new(*v)).collect(),
+            stored_lines: values.iter().map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// Operations completed, by writer.
     pub fn read(&self) -> Vec<u64> {
-        self.0.iter().map(|w| w.load(Ordering::Acquire)).collect()
+        self.operations.iter().map(|w| w.load(Ordering::Acquire)).collect()
+    }
+
+    /// Lines stored by each writer since these counters were made; reads store none.
+    pub fn stored_lines(&self) -> Vec<u64> {
+        self.stored_lines.iter().map(|w| w.load(Ordering::Relaxed)).collect()
     }
 
     fn counter(&self, writer: usize) -> &AtomicU64 {
-        &self.0[writer]
+        &self.operations[writer]
     }
 }
 
@@ -158,7 +170,11 @@ impl Writer {
         }
         match access {
             Access::Write(slot) => {
-                stats.lines += workload.store(region, index, slot, generation + 1)
+                let lines = workload.store(region, index, slot, generation + 1);
+                stats.lines += lines;
+                let stored = &self.watermarks.stored_lines[index];
+                // One writer each: no need for an atomic addition.
+                stored.store(stored.load(Ordering::Relaxed) + lines, Ordering::Relaxed);
             }
             Access::Read(_) => stats.reads += 1,
         }

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::Error;
+use crate::clock::cpu_time;
 use crate::error::{lost, spawn};
 use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory};
 use crate::link::Listener;
@@ -85,6 +86,8 @@ pub struct Arrived<S> {
     pub epoch: u64,
     /// Pages received, zero pages included.
     pub pages: u64,
+    /// CPU time of this process while pages were received, in milliseconds.
+    pub cpu_ms: f64,
     /// To the source, for the embedder's notes.
     pub control: Notes,
 }
@@ -92,8 +95,15 @@ pub struct Arrived<S> {
 /// What reaches the main loop from the connections.
 enum Signal {
     Control(Result<(Header, Vec<u8>), Error>),
-    /// A data stream ended with this many pages received.
-    Stream(Result<u64, Error>),
+    /// A data stream said that nothing more comes; its receiver waits.
+    Stream(Result<Box<Receiver>, Error>),
+}
+
+/// The source's word on a guest that is prepared.
+enum Word {
+    Run,
+    /// The stun took too long: more pages will come.
+    Again,
 }
 
 /// Waits for one guest, receives it, and runs it.
@@ -157,6 +167,15 @@ fn await_source(
     }
 }
 
+/// Data connections, closed when this value goes.
+struct Data(Vec<Arc<Channel>>);
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|channel| channel.close());
+    }
+}
+
 struct Session<'a> {
     listener: &'a Listener,
     settings: &'a DestinationSettings,
@@ -174,29 +193,39 @@ impl Session<'_> {
         self.enter(DestinationEvent::ShadowReady)?;
         self.observer.progress(Progress::Receiving);
         let (signal, signals) = mpsc::channel();
-        let data = self.open_streams(streams, &shadow.memory(), &signal)?;
+        let mut receivers = self.open_streams(streams, &shadow.memory())?;
+        // Closed in every case: a receiver that waits for pages ends then.
+        let _data = Data(receivers.iter().map(Receiver::channel).collect());
         self.read_control(&signal)?;
-        let complete = self.collect(&signals, streams);
-        if complete.is_err() {
-            data.iter().for_each(|channel| channel.close());
-        }
-        let (pages, state) = complete?;
-        shadow.load_state(&state)?;
-        let inspecting = Instant::now();
-        shadow.inspect()?;
-        let inspected = inspecting.elapsed();
         let epoch = self.hello.epoch;
-        let ready = Header::new(Kind::Ready, epoch, inspected.as_nanos() as u64, 0);
-        // From the moment Ready may have been heard, the shadow must not be dropped lightly.
-        self.enter(DestinationEvent::Complete)?;
-        self.observer.progress(Progress::Prepared);
-        let said = self.control.send(self.tag, &ready, &[]);
-        if said.is_err() || self.await_run(&signals).is_err() {
-            if self.state == State::Discarded {
-                return Err(Error::Peer("the source cancelled".to_owned()));
+        let mut cpu = Duration::ZERO;
+        let pages = loop {
+            let cpu_before = cpu_time();
+            let ended = self.collect(receivers, &signal, &signals)?;
+            cpu += cpu_time().saturating_sub(cpu_before);
+            receivers = ended.0;
+            shadow.load_state(&ended.1)?;
+            let inspecting = Instant::now();
+            shadow.inspect()?;
+            let inspected = inspecting.elapsed();
+            let ready = Header::new(Kind::Ready, epoch, inspected.as_nanos() as u64, 0);
+            // From the moment Ready may have been heard, the shadow must not be dropped lightly.
+            self.enter(DestinationEvent::Complete)?;
+            self.observer.progress(Progress::Prepared);
+            let said = self.control.send(self.tag, &ready, &[]).map_err(lost("saying Ready"));
+            match said.and_then(|()| self.await_word(&signals)) {
+                Ok(Word::Run) => {}
+                Ok(Word::Again) => {
+                    self.observer.progress(Progress::Receiving);
+                    continue;
+                }
+                Err(_) if self.state == State::Discarded => {
+                    return Err(Error::Peer("the source cancelled".to_owned()));
+                }
+                Err(_) => self.await_resolution(&signal, &signals)?,
             }
-            self.await_resolution(&signal, &signals)?;
-        }
+            break receivers.iter().map(Receiver::received).sum();
+        };
         shadow.start()?;
         self.observer.progress(Progress::Running);
         self.confirm(&signal, &signals)?;
@@ -205,6 +234,7 @@ impl Session<'_> {
             migration: self.hello.migration,
             epoch,
             pages,
+            cpu_ms: cpu.as_secs_f64() * 1e3,
             control: Notes { channel: self.control.clone(), tag: self.tag },
         })
     }
@@ -249,15 +279,10 @@ impl Session<'_> {
         Ok((shadow, streams))
     }
 
-    /// Accepts one connection per stream and lets each receive into the shadow.
-    fn open_streams(
-        &mut self,
-        streams: u64,
-        memory: &MemoryView,
-        signal: &mpsc::Sender<Signal>,
-    ) -> Result<Vec<Arc<Channel>>, Error> {
+    /// Accepts one connection per stream, each with a receiver for its shard of the shadow.
+    fn open_streams(&mut self, streams: u64, memory: &MemoryView) -> Result<Vec<Receiver>, Error> {
         let deadline = Instant::now() + STREAMS_TIMEOUT;
-        let mut open: Vec<Option<Arc<Channel>>> = vec![None; streams as usize];
+        let mut open: Vec<Option<Receiver>> = (0..streams).map(|_| None).collect();
         while open.iter().any(Option::is_none) {
             let caller = self.next_caller(deadline)?;
             let Some(caller) = caller else {
@@ -278,10 +303,7 @@ impl Session<'_> {
             channel.wait_patiently().map_err(lost("opening a data stream"))?;
             let shard = (u64::from(stream), streams);
             let (memory, epoch) = (memory.clone(), self.hello.epoch);
-            let receiver = Receiver::new(channel.clone(), self.tag, memory, shard, epoch);
-            let done = signal.clone();
-            spawn("receive", move || drop(done.send(Signal::Stream(receiver.run()))))?;
-            open[stream as usize] = Some(channel);
+            open[stream as usize] = Some(Receiver::new(channel, self.tag, memory, shard, epoch));
         }
         Ok(open.into_iter().flatten().collect())
     }
@@ -308,22 +330,28 @@ impl Session<'_> {
         })
     }
 
-    /// Waits until all streams ended and the state is here.
+    /// Lets each stream receive until all said that nothing more comes and the state is here.
     fn collect(
         &mut self,
+        receivers: Vec<Receiver>,
+        signal: &mpsc::Sender<Signal>,
         signals: &mpsc::Receiver<Signal>,
-        streams: u64,
-    ) -> Result<(u64, Vec<u8>), Error> {
-        let (mut ended, mut pages, mut state) = (0, 0, None);
+    ) -> Result<(Vec<Receiver>, Vec<u8>), Error> {
+        let streams = receivers.len();
+        for mut receiver in receivers {
+            let done = signal.clone();
+            spawn("receive", move || {
+                let ended = receiver.run().map(|()| Box::new(receiver));
+                let _ = done.send(Signal::Stream(ended));
+            })?;
+        }
+        let (mut ended, mut state) = (Vec::new(), None);
         loop {
-            if let Some(state) = state.take_if(|_| ended == streams) {
-                return Ok((pages, state));
+            if let Some(state) = state.take_if(|_| ended.len() == streams) {
+                return Ok((ended, state));
             }
             match self.next_signal(signals)? {
-                Some(Signal::Stream(received)) => {
-                    pages += received?;
-                    ended += 1;
-                }
+                Some(Signal::Stream(receiver)) => ended.push(*receiver?),
                 Some(Signal::Control(message)) => {
                     let (header, payload) = message?;
                     match header.kind {
@@ -369,8 +397,8 @@ impl Session<'_> {
         }
     }
 
-    /// Waits for Run with our epoch on the connection in use.
-    fn await_run(&mut self, signals: &mpsc::Receiver<Signal>) -> Result<(), Error> {
+    /// Waits for Run with our epoch, or Again, on the connection in use.
+    fn await_word(&mut self, signals: &mpsc::Receiver<Signal>) -> Result<Word, Error> {
         loop {
             match self.next_signal(signals)? {
                 Some(Signal::Control(message)) => {
@@ -378,7 +406,12 @@ impl Session<'_> {
                     match header.kind {
                         Kind::Alive => {}
                         Kind::Run if header.a == self.hello.epoch => {
-                            return self.enter(DestinationEvent::Run);
+                            self.enter(DestinationEvent::Run)?;
+                            return Ok(Word::Run);
+                        }
+                        Kind::Again if header.a == self.hello.epoch => {
+                            self.enter(DestinationEvent::Again)?;
+                            return Ok(Word::Again);
                         }
                         Kind::Run => self.enter(DestinationEvent::RunOtherEpoch)?,
                         kind => return Err(self.unexpected(kind)),
@@ -402,8 +435,10 @@ impl Session<'_> {
             if !self.reconnect(deadline, signal)? {
                 return Err(Error::Unresolved { id: self.hello.migration.to_string() });
             }
-            match self.await_run(signals) {
-                Ok(()) => return Ok(()),
+            match self.await_word(signals) {
+                Ok(Word::Run) => return Ok(()),
+                // Nobody calls off what was decided.
+                Ok(Word::Again) => return Err(self.unexpected(Kind::Again)),
                 Err(error) if self.state == State::Discarded => return Err(error),
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => {}

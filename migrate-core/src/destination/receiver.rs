@@ -12,6 +12,13 @@ use crate::memory::{Bitmap, CHUNK_PAGES, PageNumber, pages_of, shard};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 
+/// Whether more frames come before the source has said that nothing does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+}
+
 /// Receives one shard's pages straight into the shadow's memory.
 pub(super) struct Receiver {
     channel: Arc<Channel>,
@@ -20,6 +27,7 @@ pub(super) struct Receiver {
     stream: u64,
     streams: u64,
     epoch: u64,
+    received: u64,
     /// Pages that were ever written; the others are zero as they were made.
     written: Bitmap,
     /// Pages whose last copy failed its check: written while they were sent, and so to come again,
@@ -45,6 +53,7 @@ impl Receiver {
             stream,
             streams,
             epoch,
+            received: 0,
             written: none.clone(),
             suspected: none,
             packer: Packer::new(),
@@ -52,18 +61,24 @@ impl Receiver {
         }
     }
 
-    /// Receives until everything owed has arrived; returns the number of pages.
-    pub(super) fn run(mut self) -> Result<u64, Error> {
-        let mut received = 0;
-        loop {
-            if let Some(pages) = self.frame(&mut received)? {
-                return Ok(pages);
-            }
-        }
+    /// Its connection.
+    pub(super) fn channel(&self) -> Arc<Channel> {
+        self.channel.clone()
     }
 
-    /// Takes one frame in; the pages received so far if it says that these are all.
-    fn frame(&mut self, received: &mut u64) -> Result<Option<u64>, Error> {
+    /// Pages received so far, zero pages and repeats included.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Receives until the source says that nothing more comes.
+    pub(super) fn run(&mut self) -> Result<(), Error> {
+        while self.frame()? == More::Yes {}
+        Ok(())
+    }
+
+    /// Takes one frame in.
+    fn frame(&mut self) -> Result<More, Error> {
         let doing = "receiving pages";
         let header = self.channel.read_header(self.tag, doing)?;
         match header.kind {
@@ -80,7 +95,7 @@ impl Receiver {
                         self.payload[index * 8..].first_chunk().copied().unwrap_or_default();
                     self.judge(page, u64::from_le_bytes(check));
                 }
-                *received += header.b;
+                self.received += header.b;
             }
             Kind::ZeroPages => {
                 let pages = self.checked(&header)?;
@@ -90,11 +105,11 @@ impl Receiver {
                 for page in pages {
                     self.suspected.remove(page);
                 }
-                *received += header.b;
+                self.received += header.b;
             }
             Kind::Packed | Kind::Lines => {
                 let pages = self.group(&header)?;
-                *received += pages.len() as u64;
+                self.received += pages.len() as u64;
                 self.payload.resize(header.length, 0);
                 self.channel.read_exact(&mut self.payload).map_err(lost(doing))?;
                 self.unpack(header.kind, &pages)?;
@@ -104,13 +119,13 @@ impl Receiver {
                 if let Some(run) = self.suspected.runs(0..self.suspected.pages()).next() {
                     return Err(Error::Damaged { pages: damaged, first: run.start });
                 }
-                return Ok(Some(*received));
+                return Ok(More::No);
             }
             kind => {
                 return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
             }
         }
-        Ok(None)
+        Ok(More::Yes)
     }
 
     /// Suspects the page, or no longer, by its check.

@@ -56,8 +56,18 @@ pub trait Guest: Send {
     /// The guest is lost.
     fn resume(&mut self) -> Result<(), GuestError>;
 
-    /// Holds every vCPU for this share of time, from 0 (free) to below 1.
-    fn throttle(&mut self, held_share: f64);
+    /// Number of vCPUs, at least 1.
+    fn vcpus(&self) -> usize;
+
+    /// How much each vCPU has written since it began, in any unit that is the same for all: by this
+    /// the throttle tells writers from readers. Empty where that is not known; all vCPUs are then
+    /// held alike.
+    fn written(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Holds each vCPU for its share of time, from 0 (free) to below 1.
+    fn throttle(&mut self, held_shares: &[f64]);
 
     /// State other than memory, of a paused guest; at most [`crate::proto::STATE_BYTES_MAX`].
     ///

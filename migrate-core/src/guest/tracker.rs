@@ -6,7 +6,7 @@ use super::sys::Mechanism;
 use super::sys::fault::FaultTracking;
 use super::sys::uffd::WriteProtection;
 use super::{DirtyTracker, GuestError, MemoryView};
-use crate::memory::{Bitmap, PageNumber};
+use crate::memory::{Bitmap, GROUP_PAGES, PageNumber};
 
 /// Which tracker to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,23 @@ pub fn open(kind: TrackerKind, memory: MemoryView) -> Result<Box<dyn DirtyTracke
     }
 }
 
+/// A thread of a parallel harvest scans at least this many pages (1 GiB): below that, starting it
+/// takes longer than the scan.
+const PART_PAGES_MIN: u64 = 1 << 18;
+
 struct Tracker<M>(M);
+
+impl<M: Mechanism> Tracker<M> {
+    /// The written pages of `range`, counted from its start.
+    fn part(&self, range: Range<PageNumber>) -> std::io::Result<Bitmap> {
+        let mut found = Bitmap::empty(range.end - range.start);
+        let start = range.start;
+        self.0.scan(range, |run| {
+            found.insert(run.start - start..run.end - start);
+        })?;
+        Ok(found)
+    }
+}
 
 impl<M: Mechanism> DirtyTracker for Tracker<M> {
     fn name(&self) -> &'static str {
@@ -64,14 +80,71 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
         self.0.protect_all().map_err(|e| GuestError::new("write-protect guest memory", e))
     }
 
+    /// Large ranges on all cores: a stun must not wait for one of them to look at everything.
     fn harvest(&mut self, range: Range<PageNumber>, into: &mut Bitmap) -> Result<u64, GuestError> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let parts = (range.end - range.start).div_ceil(PART_PAGES_MIN).clamp(1, threads);
+        let step = (range.end - range.start).div_ceil(parts).next_multiple_of(GROUP_PAGES).max(1);
+        let this = &*self;
+        let found: std::io::Result<Vec<(PageNumber, Bitmap)>> = std::thread::scope(|scope| {
+            let scan =
+                |start: PageNumber| Ok((start, this.part(start..(start + step).min(range.end))?));
+            let starts = (range.start + step..range.end).step_by(step as usize);
+            let others: Vec<_> = starts.map(|start| scope.spawn(move || scan(start))).collect();
+            // The first part is this thread's.
+            let first = std::iter::once(scan(range.start));
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            first.chain(others.into_iter().map(join)).collect()
+        });
+        let found = found.map_err(|e| GuestError::new("look for written pages", e))?;
         let mut pages = 0;
-        self.0
-            .scan(range, |run| {
+        for (start, part) in &found {
+            for run in part.runs(0..part.pages()) {
                 pages += run.end - run.start;
-                into.insert(run);
-            })
-            .map_err(|e| GuestError::new("look for written pages", e))?;
+                into.insert(run.start + start..run.end + start);
+            }
+        }
         Ok(pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Written pages in a pattern, scanned in turn and at once.
+    struct Every(u64);
+
+    impl Mechanism for Every {
+        const NAME: &'static str = "every";
+        fn protect_all(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn scan(
+            &self,
+            range: Range<PageNumber>,
+            mut written: impl FnMut(Range<PageNumber>),
+        ) -> std::io::Result<()> {
+            let first = range.start.next_multiple_of(self.0);
+            (first..range.end).step_by(self.0 as usize).for_each(|page| written(page..page + 1));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_parallel_harvest_finds_what_a_single_scan_does() {
+        let pages = 3 * PART_PAGES_MIN + 77;
+        for range in [0..pages, 5..pages - 3, 9..9, 0..100] {
+            let (mut all, mut once) = (Bitmap::empty(pages), Bitmap::empty(pages));
+            let count = Tracker(Every(1001)).harvest(range.clone(), &mut all).unwrap();
+            Every(1001)
+                .scan(range, |run| {
+                    once.insert(run);
+                })
+                .unwrap();
+            assert_eq!((&all, count), (&once, once.count()));
+        }
     }
 }

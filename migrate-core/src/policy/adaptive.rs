@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::estimate::Estimate;
 use super::sdps::Sdps;
 use super::stall::Stall;
@@ -21,6 +22,9 @@ use super::{Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Win
 /// At the end of a sweep everything the guest writes is behind it, so what is owed grows by what
 /// was not owed before. Below this share of the send rate it shrinks by itself.
 const SHRINKING: f64 = 0.9;
+/// Below this share of the send rate a guest that was held firmly is let go: by so much less than
+/// where the throttle sets in that it does not come and go.
+const CALM: f64 = 0.7;
 /// From this share of what the guest writes on the throttle is firm; below 1 by what a measurement
 /// may be off, because just below 1 a gentle one takes for ever.
 const FIRM_FROM: f64 = 0.97;
@@ -42,11 +46,16 @@ const ADVICE: &str = "use a faster link or a longer --downtime";
 #[derive(Debug)]
 pub(super) struct Adaptive {
     settings: Settings,
+    budget: Budget,
+    /// Time of a handover beyond the last send; learned from stuns that overran.
+    handover: Duration,
     estimate: Estimate,
     /// What the guest asks for, and the throttle in force.
     gentle: Sdps,
     firm: Sdps,
     throttling: Throttling,
+    /// Whether it is firm although the rates alone do not ask for it.
+    firm_because_stalled: bool,
     stall: Stall,
     /// When the rest was last smaller than ever before.
     shrank: Time,
@@ -73,10 +82,13 @@ impl Adaptive {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
+            budget: Budget::new(settings),
+            handover: HANDOVER,
             estimate: Estimate::default(),
             gentle: Sdps::new(settings.beta.min(SHRINKING)),
             firm: Sdps::new(FIRM_SHARE),
             throttling: Throttling::Off,
+            firm_because_stalled: false,
             stall: Stall::new(),
             shrank: Time::ZERO,
             fitting: None,
@@ -84,14 +96,15 @@ impl Adaptive {
     }
 
     /// The time that the last send may take.
-    fn budget(&self) -> Duration {
-        self.settings.goal.saturating_sub(HANDOVER).max(self.settings.goal / 2)
+    fn send_budget(&self) -> Duration {
+        let least = if self.handover == HANDOVER { 2 } else { 8 };
+        self.settings.goal.saturating_sub(self.handover).max(self.settings.goal / least)
     }
 
     /// The stun, if the rest fits and is as small as it gets in reasonable time.
     fn stun(&mut self, pending: u64, now: Time) -> Option<Action> {
         let time = send_time(pending, self.estimate.send())?;
-        let budget = self.budget();
+        let budget = self.send_budget();
         if time > budget {
             self.fitting = None;
             return None;
@@ -122,25 +135,48 @@ impl Adaptive {
             .then(|| Action::Throttle { held_share: controller.held_share(&window, send) })
     }
 
-    /// After a sweep: whether the guest has to be held from now on, and how firmly.
-    fn decide(&mut self, round: &Round, now: Time) {
+    /// After a sweep: whether the guest has to be held from now on, and how firmly; why, if that
+    /// changes.
+    fn decide(&mut self, round: &Round, now: Time) -> Option<Action> {
         self.stall.observe(round);
         if self.stall.rounds == 0 {
             self.shrank = now;
         }
         let rates = (self.estimate.fresh(), self.estimate.send(), self.gentle.demand());
-        let (Some(fresh), Some(send), Some(demand)) = rates else { return };
+        let (Some(fresh), Some(send), Some(demand)) = rates else { return None };
         let stalled = self.is_stalled(0, now);
-        if self.throttling == Throttling::Firm || (fresh < SHRINKING * send && !stalled) {
-            return;
-        }
-        self.throttling = match demand >= FIRM_FROM * send || stalled {
-            true => {
-                self.firm = self.gentle.at_share(FIRM_SHARE);
-                Throttling::Firm
-            }
-            false => Throttling::Gentle,
+        let before = self.throttling;
+        let rates = |demand: f64| {
+            format!("the guest writes {:.0} MB/s, {:.0} MB/s are sent", demand / 1e6, send / 1e6)
         };
+        if before == Throttling::Firm {
+            let demand = self.firm.demand().unwrap_or(demand);
+            if demand >= CALM * send || self.firm_because_stalled {
+                return None;
+            }
+            self.throttling = Throttling::Off;
+            self.gentle = self.firm.released(self.settings.beta.min(SHRINKING));
+            return Some(Action::Explain(format!("no throttle any more: {}", rates(demand))));
+        }
+        if fresh < SHRINKING * send && !stalled {
+            return None;
+        }
+        if demand >= FIRM_FROM * send || stalled {
+            self.firm = self.gentle.at_share(FIRM_SHARE);
+            self.throttling = Throttling::Firm;
+            self.firm_because_stalled = demand < FIRM_FROM * send;
+        } else {
+            self.throttling = Throttling::Gentle;
+        }
+        if self.throttling == before {
+            return None;
+        }
+        let how = if self.throttling == Throttling::Firm { "firmly" } else { "gently" };
+        let why = match self.firm_because_stalled && stalled {
+            true => format!("{} sweeps left no less to send", self.stall.rounds),
+            false => rates(demand),
+        };
+        Some(Action::Explain(format!("throttle {how}: {why}")))
     }
 
     fn is_stalled(&self, patience: usize, now: Time) -> bool {
@@ -150,10 +186,8 @@ impl Adaptive {
     fn give_up(&self, now: Time) -> Option<Action> {
         let why = if self.is_stalled(1, now) {
             format!("{} sweeps in a row left no less to send, throttle and all", self.stall.rounds)
-        } else if now >= self.settings.time_max {
-            format!("{:.0} s were not enough", now.as_secs_f64())
         } else {
-            return None;
+            self.budget.exhausted(now)?
         };
         Some(Action::GiveUp(GiveUp { why, advice: ADVICE }))
     }
@@ -165,18 +199,36 @@ impl Policy for Adaptive {
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.budget.observe(&event);
         match event {
             Event::Start { .. } => vec![Action::BeginSweep],
+            Event::Overran { took, .. } => {
+                // What it took too long is what a handover costs more than was thought.
+                self.handover += took.saturating_sub(self.settings.goal) + self.settings.goal / 4;
+                self.fitting = None;
+                let end = self.give_up(now);
+                let why = format!(
+                    "the last send may take {:.0} ms now: a stun took {:.0} ms",
+                    self.send_budget().as_secs_f64() * 1e3,
+                    took.as_secs_f64() * 1e3
+                );
+                vec![Action::Explain(why), end.unwrap_or(Action::BeginSweep)]
+            }
             Event::Tick(window) => {
                 let throttle = self.throttle(window);
                 let end = self.stun(window.pending, now).or_else(|| self.give_up(now));
                 throttle.into_iter().chain(end).collect()
             }
             Event::RoundDone(window, round) => {
-                self.decide(&round, now);
+                let before = self.throttling;
+                let explained = self.decide(&round, now);
                 let throttle = self.throttle(window);
+                // A throttle that ends is set to nothing once.
+                let released = (before != Throttling::Off && self.throttling == Throttling::Off)
+                    .then_some(Action::Throttle { held_share: 0.0 });
                 let end = self.stun(round.owed, now).or_else(|| self.give_up(now));
-                throttle.into_iter().chain([end.unwrap_or(Action::BeginSweep)]).collect()
+                let actions = explained.into_iter().chain(throttle).chain(released);
+                actions.chain([end.unwrap_or(Action::BeginSweep)]).collect()
             }
         }
     }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::budget::Budget;
 use super::estimate::Estimate;
 use super::stall::stun_if_it_fits;
 use super::{Action, Event, GiveUp, Policy, Settings, Time};
@@ -25,6 +26,7 @@ const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtim
 #[derive(Debug)]
 pub(super) struct AutoConverge {
     settings: Settings,
+    budget: Budget,
     estimate: Estimate,
     period_start: Time,
     sent: u64,
@@ -37,6 +39,7 @@ impl AutoConverge {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
+            budget: Budget::new(settings),
             estimate: Estimate::default(),
             period_start: Time::ZERO,
             sent: 0,
@@ -47,36 +50,36 @@ impl AutoConverge {
     }
 
     /// The end of a period: whether to throttle more.
-    fn synchronise(&mut self, now: Time) -> Option<Action> {
+    fn synchronise(&mut self, now: Time) -> Vec<Action> {
         if now < self.period_start + PERIOD_MIN {
-            return None;
+            return vec![];
         }
         let high = self.dirtied as f64 > self.sent as f64 * TRIGGER_SHARE;
         (self.period_start, self.sent, self.dirtied) = (now, 0, 0);
         if !high {
-            return None;
+            return vec![];
         }
         self.high += 1;
         if self.high < HIGH_PERIODS {
-            return None;
+            return vec![];
         }
         self.high = 0;
         self.percent = match self.percent {
             0 => INITIAL_PERCENT,
             percent => (percent + INCREMENT_PERCENT).min(MAX_PERCENT),
         };
-        Some(Action::Throttle { held_share: f64::from(self.percent) / 100.0 })
+        let percent = self.percent;
+        let why = "more than half as much was dirtied as was sent, twice more";
+        vec![
+            Action::Explain(format!("throttle {percent} %: {why}")),
+            Action::Throttle { held_share: f64::from(percent) / 100.0 },
+        ]
     }
 
-    fn out_of_time(&self, now: Time) -> Option<Action> {
-        (now >= self.settings.time_max).then(|| {
-            let why = format!(
-                "{:.0} s were not enough, throttled to {} %",
-                now.as_secs_f64(),
-                self.percent
-            );
-            Action::GiveUp(GiveUp { why, advice: ADVICE })
-        })
+    fn spent(&self, now: Time) -> Option<Action> {
+        let why = self.budget.exhausted(now)?;
+        let why = format!("{why}, throttled to {} %", self.percent);
+        Some(Action::GiveUp(GiveUp { why, advice: ADVICE }))
     }
 }
 
@@ -86,11 +89,13 @@ impl Policy for AutoConverge {
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.budget.observe(&event);
         match event {
             Event::Start { .. } => vec![Action::BeginRound],
+            Event::Overran { .. } => vec![self.spent(now).unwrap_or(Action::BeginRound)],
             Event::Tick(window) => {
                 self.estimate.update(window);
-                self.out_of_time(now).into_iter().collect()
+                self.spent(now).into_iter().collect()
             }
             Event::RoundDone(window, round) => {
                 self.estimate.update(window);
@@ -100,7 +105,7 @@ impl Policy for AutoConverge {
                 if let Some(stun) = stun_if_it_fits(&round, &self.estimate, &self.settings) {
                     return vec![stun];
                 }
-                let next = self.out_of_time(now).unwrap_or(Action::BeginRound);
+                let next = self.spent(now).unwrap_or(Action::BeginRound);
                 throttle.into_iter().chain([next]).collect()
             }
         }

@@ -6,12 +6,14 @@
 
 mod adaptive;
 mod auto_converge;
+mod budget;
 mod estimate;
 mod precopy;
 mod sdps;
 mod stall;
 mod stop_and_copy;
 mod vmotion;
+pub mod writers;
 
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ pub struct Settings {
     pub rounds_max: u32,
     /// Most time before giving up.
     pub time_max: Duration,
+    /// Most pages sent before giving up; repeats and pages found unchanged count.
+    pub pages_max: u64,
 }
 
 impl Default for Settings {
@@ -42,6 +46,7 @@ impl Default for Settings {
             beta: 0.9,
             rounds_max: 30,
             time_max: Duration::from_secs(3600),
+            pages_max: u64::MAX,
         }
     }
 }
@@ -84,6 +89,13 @@ pub enum Event {
     Tick(Window),
     /// A round ended; the window since the last event, and the round as a whole.
     RoundDone(Window, Round),
+    /// A stun took longer than it may: the guest runs on at the source.
+    Overran {
+        /// How long the guest stood still.
+        took: Duration,
+        /// Pages owed now.
+        pending: u64,
+    },
 }
 
 /// What a policy wants done, in this order.
@@ -103,6 +115,8 @@ pub enum Action {
     Stun(Stun),
     /// Abandon the attempt; the guest goes on at the source.
     GiveUp(GiveUp),
+    /// What the policy changed and why, for whoever watches; nothing is to be done.
+    Explain(String),
 }
 
 /// A decision to stun, and what was expected of it.
@@ -177,7 +191,7 @@ impl PolicyKind {
     /// A fresh policy of this kind.
     pub fn build(self, settings: Settings) -> Box<dyn Policy> {
         match self {
-            Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy),
+            Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy::new(settings)),
             Self::Precopy => Box::new(precopy::Precopy::new(settings)),
             Self::Adaptive => Box::new(adaptive::Adaptive::new(settings)),
             Self::Vmotion => Box::new(vmotion::Vmotion::new(settings)),

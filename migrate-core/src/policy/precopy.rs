@@ -1,6 +1,7 @@
 //! `precopy`: classic rounds, no throttle. Stuns when the rest fits the goal; gives up when
 //! rounds stop shrinking or run out.
 
+use super::budget::Budget;
 use super::estimate::Estimate;
 use super::stall::{Stall, stun_if_it_fits};
 use super::{Action, Event, GiveUp, Policy, Settings, Time};
@@ -12,6 +13,7 @@ const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtim
 #[derive(Debug)]
 pub(super) struct Precopy {
     settings: Settings,
+    budget: Budget,
     estimate: Estimate,
     rounds: u32,
     stall: Stall,
@@ -19,7 +21,13 @@ pub(super) struct Precopy {
 
 impl Precopy {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, estimate: Estimate::default(), rounds: 0, stall: Stall::new() }
+        Self {
+            settings,
+            budget: Budget::new(settings),
+            estimate: Estimate::default(),
+            rounds: 0,
+            stall: Stall::new(),
+        }
     }
 
     fn why_stop(&self, now: Time) -> Option<String> {
@@ -32,10 +40,8 @@ impl Precopy {
             ))
         } else if self.rounds >= self.settings.rounds_max {
             Some(format!("{} rounds were not enough", self.rounds))
-        } else if now >= self.settings.time_max {
-            Some(format!("{:.0} s were not enough", now.as_secs_f64()))
         } else {
-            None
+            self.budget.exhausted(now)
         }
     }
 }
@@ -46,12 +52,21 @@ impl Policy for Precopy {
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.budget.observe(&event);
         match event {
             Event::Start { .. } => vec![Action::BeginRound],
             Event::Tick(window) => {
                 self.estimate.update(window);
-                vec![]
+                let exhausted = self.budget.exhausted(now);
+                exhausted
+                    .map(|why| Action::GiveUp(GiveUp { why, advice: ADVICE }))
+                    .into_iter()
+                    .collect()
             }
+            Event::Overran { .. } => match self.budget.exhausted(now) {
+                Some(why) => vec![Action::GiveUp(GiveUp { why, advice: ADVICE })],
+                None => vec![Action::BeginRound],
+            },
             Event::RoundDone(window, round) => {
                 self.estimate.update(window);
                 self.rounds += 1;

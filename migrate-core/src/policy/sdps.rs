@@ -43,6 +43,11 @@ impl Sdps {
         Self { beta, credit_pages: 0.0, ..*self }
     }
 
+    /// The same for a guest that is let go.
+    pub(super) fn released(&self, beta: f64) -> Self {
+        Self { run_share: 1.0, ..self.at_share(beta) }
+    }
+
     pub(super) fn at_limit(&self) -> bool {
         self.run_share <= RUN_SHARE_MIN
     }

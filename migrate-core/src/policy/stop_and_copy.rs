@@ -1,19 +1,33 @@
-//! `stop-and-copy`: stun first, send everything while the guest stands still.
+//! `stop-and-copy`: stun first. The downtime is the whole migration.
 
-use super::{Action, Event, Fit, Policy, Stun, Time};
+use super::budget::Budget;
+use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time};
 
 #[derive(Debug)]
-pub(super) struct StopAndCopy;
+pub(super) struct StopAndCopy {
+    budget: Budget,
+}
+
+impl StopAndCopy {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { budget: Budget::new(settings) }
+    }
+}
 
 impl Policy for StopAndCopy {
     fn name(&self) -> &'static str {
         "stop-and-copy"
     }
 
-    fn step(&mut self, event: Event, _now: Time) -> Vec<Action> {
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.budget.observe(&event);
         match event {
-            Event::Start { pages } => {
-                vec![Action::Stun(Stun { pending_pages: pages, fit: Fit::StopAndCopy })]
+            Event::Start { pages } | Event::Overran { pending: pages, .. } => {
+                let end = match self.budget.exhausted(now) {
+                    Some(why) => Action::GiveUp(GiveUp { why, advice: "use --policy adaptive" }),
+                    None => Action::Stun(Stun { pending_pages: pages, fit: Fit::StopAndCopy }),
+                };
+                vec![end]
             }
             Event::Tick(_) | Event::RoundDone(..) => vec![],
         }

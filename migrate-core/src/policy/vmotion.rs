@@ -4,6 +4,7 @@
 //! not switches SDPS on, for good. From then on every window sets the throttle anew, so a guest
 //! that calms down by itself is left alone. Stuns when the rest fits the switchover goal.
 
+use super::budget::Budget;
 use super::estimate::Estimate;
 use super::sdps::Sdps;
 use super::stall::{Stall, stun_if_it_fits};
@@ -16,6 +17,7 @@ const ADVICE: &str = "use a faster link, a lower --beta, or a longer --downtime"
 #[derive(Debug)]
 pub(super) struct Vmotion {
     settings: Settings,
+    budget: Budget,
     estimate: Estimate,
     sdps: Sdps,
     throttling: Throttling,
@@ -32,6 +34,7 @@ impl Vmotion {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
+            budget: Budget::new(settings),
             estimate: Estimate::default(),
             sdps: Sdps::new(settings.beta),
             throttling: Throttling::Off,
@@ -55,10 +58,8 @@ impl Vmotion {
         if self.stall.rounds >= STALLED_ROUNDS {
             let limit = if self.sdps.at_limit() { ", with the throttle at its limit" } else { "" };
             Some(format!("{STALLED_ROUNDS} rounds in a row left no less to send{limit}"))
-        } else if now >= self.settings.time_max {
-            Some(format!("{:.0} s were not enough", now.as_secs_f64()))
         } else {
-            None
+            self.budget.exhausted(now)
         }
     }
 }
@@ -69,23 +70,29 @@ impl Policy for Vmotion {
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.budget.observe(&event);
+        // Rounds of a large VM are long; budgets must not wait for their end.
+        let spent = |this: &Self| {
+            this.budget.exhausted(now).map(|why| Action::GiveUp(GiveUp { why, advice: ADVICE }))
+        };
         match event {
             Event::Start { .. } => vec![Action::BeginRound],
-            Event::Tick(window) => {
-                let mut actions: Vec<_> = self.throttle(window).into_iter().collect();
-                // Rounds of a large VM are long; the time limit must not wait for their end.
-                if now >= self.settings.time_max
-                    && let Some(why) = self.why_stop(now)
-                {
-                    actions.push(Action::GiveUp(GiveUp { why, advice: ADVICE }));
-                }
-                actions
-            }
+            Event::Overran { .. } => vec![spent(self).unwrap_or(Action::BeginRound)],
+            Event::Tick(window) => self.throttle(window).into_iter().chain(spent(self)).collect(),
             Event::RoundDone(window, round) => {
-                if round.owed as f64 > self.settings.beta * round.sent as f64 {
+                let mut explained = None;
+                if round.owed as f64 > self.settings.beta * round.sent as f64
+                    && self.throttling == Throttling::Off
+                {
                     self.throttling = Throttling::On;
+                    explained = Some(Action::Explain(format!(
+                        "throttle: a round left {:.0} % of what it sent, {:.0} % is allowed",
+                        100.0 * round.owed as f64 / round.sent as f64,
+                        100.0 * self.settings.beta
+                    )));
                 }
-                let throttle = self.throttle(window);
+                let throttle = explained.into_iter().chain(self.throttle(window));
+                let throttle: Vec<_> = throttle.collect();
                 if let Some(stun) = stun_if_it_fits(&round, &self.estimate, &self.settings) {
                     return vec![stun];
                 }

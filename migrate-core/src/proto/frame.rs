@@ -53,10 +53,13 @@ pub enum Kind {
     /// Source, data: the same pages' changed lines; payload: a [`crate::codec::block`] of line masks
     /// and lines, to be put over what was sent before.
     Lines = 16,
+    /// Source, control: the stun of epoch `a` took too long and the guest runs on; more pages and
+    /// another state will come.
+    Again = 17,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Setup,
         Self::SetupDone,
         Self::Pages,
@@ -73,6 +76,7 @@ impl Kind {
         Self::Note,
         Self::Packed,
         Self::Lines,
+        Self::Again,
     ];
 
     /// Most payload bytes.

@@ -8,7 +8,7 @@ pub mod hello;
 pub mod state;
 
 /// Version of the protocol spoken here.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest description of a guest.
 pub const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 /// Longest device state.

@@ -7,6 +7,8 @@
 //!                 \________\___________\-> Discarded
 //! ```
 //!
+//! A stun that took too long goes back: Stunned or Prepared to Copying, Prepared to Receiving.
+//!
 //! At every instant at most one side runs the guest. Before `Committed` any failure resumes the
 //! source; from `Committed` on it never resumes by itself. The destination runs only on Run with
 //! the epoch it was prepared for, and from `Prepared` on it does not forget the guest because a
@@ -42,6 +44,8 @@ pub enum SourceEvent {
     Paused,
     /// Ready arrived.
     Ready,
+    /// The stun takes longer than it may: the guest runs on here and copying goes on.
+    Overran,
     /// The record is on disk.
     Recorded,
     /// Running arrived, or an operator says that it runs there.
@@ -74,6 +78,8 @@ pub enum DestinationEvent {
     ShadowReady,
     /// All pages and the state arrived, were loaded and inspected.
     Complete,
+    /// Again arrived: the stun took too long, more pages and another state will come.
+    Again,
     /// Run arrived with the right epoch.
     Run,
     /// Run arrived with another epoch.
@@ -104,6 +110,7 @@ impl Source {
             (Self::Setup, E::ShadowReady) => Self::Copying,
             (Self::Copying, E::Paused) => Self::Stunned,
             (Self::Stunned, E::Ready) => Self::Prepared,
+            (Self::Stunned | Self::Prepared, E::Overran) => Self::Copying,
             (Self::Prepared, E::Recorded) => Self::Committed,
             (Self::Committed | Self::Unresolved, E::Running) => Self::Released,
             (Self::Setup | Self::Copying | Self::Stunned | Self::Prepared, E::Failed) => {
@@ -118,10 +125,11 @@ impl Source {
 
 impl SourceEvent {
     /// All events, for tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ShadowReady,
         Self::Paused,
         Self::Ready,
+        Self::Overran,
         Self::Recorded,
         Self::Running,
         Self::Failed,
@@ -140,6 +148,7 @@ impl Destination {
         Some(match (self, event) {
             (Self::Setup, E::ShadowReady) => Self::Receiving,
             (Self::Receiving, E::Complete) => Self::Prepared,
+            (Self::Prepared, E::Again) => Self::Receiving,
             // Run may be repeated by a source that did not hear the answer.
             (Self::Prepared | Self::Running, E::Run) => Self::Running,
             (Self::Prepared, E::RunOtherEpoch | E::Lost) => Self::Prepared,
@@ -153,9 +162,10 @@ impl Destination {
 
 impl DestinationEvent {
     /// All events, for tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ShadowReady,
         Self::Complete,
+        Self::Again,
         Self::Run,
         Self::RunOtherEpoch,
         Self::Cancel,
@@ -231,6 +241,7 @@ mod tests {
                         matches!(source, Source::Committed | Source::Unresolved)
                     }
                     DestinationEvent::Complete => source == Source::Stunned,
+                    DestinationEvent::Again => source == Source::Copying,
                     DestinationEvent::Cancel => source == Source::Resumed,
                     _ => true,
                 };

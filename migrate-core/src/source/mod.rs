@@ -48,12 +48,24 @@ pub struct SourceSettings {
     pub policy: PolicyKind,
     /// What the policy keeps to.
     pub limits: Settings,
+    /// What becomes of a stun that takes longer than the goal.
+    pub over_limit: OverLimit,
     /// Hosts the guest will have left.
     pub epoch: u64,
     /// Where handover records are kept until the handover is over.
     pub state_directory: PathBuf,
     /// How long to wait, guest stopped, for an unresolved handover to be resolved.
     pub resolve_timeout: Duration,
+}
+
+/// What becomes of a stun that takes longer than the goal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverLimit {
+    /// It goes on, and is said to have taken longer.
+    #[default]
+    Accept,
+    /// The guest runs on here and copying goes on, until the policy has had enough of it.
+    GoBack,
 }
 
 /// How many data streams to use.
@@ -127,6 +139,10 @@ pub enum Progress {
 pub trait Observer {
     /// Something happened.
     fn progress(&mut self, progress: Progress);
+    /// The policy changed something, or a stun was called off, and why.
+    fn decided(&mut self, what: &str) {
+        let _ = what;
+    }
     /// Whether to abandon the attempt; asked often. Not asked once the handover is committed.
     fn cancelled(&self) -> bool;
 }

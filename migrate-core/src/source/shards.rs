@@ -33,6 +33,17 @@ pub(super) struct Sweep {
     pub(super) halt: AtomicBool,
 }
 
+impl Sweep {
+    /// A sweep that passes over nothing of `owed`.
+    pub(super) fn over(owed: &Bitmap) -> Self {
+        Self {
+            owed: SharedBitmap::of(owed),
+            recent: SharedBitmap::of(&Bitmap::empty(owed.pages())),
+            halt: AtomicBool::new(false),
+        }
+    }
+}
+
 /// What a stream says: it is done with a job, or lost.
 pub(super) type Done = Result<(), std::io::Error>;
 

@@ -46,6 +46,7 @@ pub fn settings(peer: SocketAddr) -> SourceSettings {
         bandwidth: Some(120e6),
         policy: PolicyKind::Vmotion,
         limits: Settings { goal: Duration::from_millis(40), ..Settings::default() },
+        over_limit: source::OverLimit::Accept,
         epoch: 1,
         state_directory: std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("state"),
         resolve_timeout: Duration::from_secs(5),
@@ -174,8 +175,14 @@ impl Guest for WatchedGuest<'_> {
         self.paused.store(false, Ordering::Release);
         self.inner.resume()
     }
-    fn throttle(&mut self, held_share: f64) {
-        self.inner.throttle(held_share);
+    fn vcpus(&self) -> usize {
+        self.inner.vcpus()
+    }
+    fn written(&self) -> Vec<u64> {
+        self.inner.written()
+    }
+    fn throttle(&mut self, held_shares: &[f64]) {
+        self.inner.throttle(held_shares);
     }
     fn save_state(&mut self) -> Result<Vec<u8>, GuestError> {
         self.inner.save_state()

@@ -120,6 +120,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let memory = args.memory.unwrap_or(if args.quick { MEMORY_QUICK } else { MEMORY });
     // Source and destination live on this one machine.
     machine::require_memory(Bytes(memory.0.saturating_mul(2)))?;
+    args.engine.check(memory, Some(slow))?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let workloads = match args.rate {
         Some(rate) => vec![(rate.0 as f64 / slow.0 as f64, f64::NAN)],
@@ -224,7 +225,9 @@ fn one(
                     // At r = 0.919 each round still sends 92 % of the one before.
                     rounds_max: engine.rounds.max(500),
                     time_max: engine.time_limit,
+                    pages_max: engine.pages_max(),
                 },
+                over_limit: engine.over_limit(),
                 epoch: 1,
                 state_directory: args.state.state_dir.clone(),
                 resolve_timeout: args.state.resolve_timeout,

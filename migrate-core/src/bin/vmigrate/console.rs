@@ -105,6 +105,10 @@ impl source::Observer for Console {
         }
     }
 
+    fn decided(&mut self, what: &str) {
+        self.say(what);
+    }
+
     fn cancelled(&self) -> bool {
         self.interrupted()
     }

@@ -11,9 +11,10 @@ use migrate_core::guest::Guest;
 use migrate_core::guest::process::proof::{self, Scanned, Testimony};
 use migrate_core::guest::process::{ProcessGuest, ProofSettings};
 use migrate_core::guest::tracker::{self, TrackerKind};
+use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
-use migrate_core::source::{self, Migrated, Notes, SourceSettings, Streams};
+use migrate_core::source::{self, Migrated, Notes, OverLimit, SourceSettings, Streams};
 use migrate_core::{Error, link};
 use verifier::evidence;
 use verifier::verdict::Verdict;
@@ -104,6 +105,12 @@ pub(crate) struct EngineArgs {
     /// Give up after this long
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub(crate) time_limit: Duration,
+    /// Give up after so many bytes of pages were sent
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) byte_limit: Option<Bytes>,
+    /// A stun that takes longer than the goal is called off, and copying goes on
+    #[arg(long)]
+    pub(crate) abort_over_limit: bool,
     /// Data streams: auto (one for each core, up to 8) or a number up to 64
     #[arg(long, value_name = "auto|N", default_value = "auto")]
     pub(crate) streams: Streams,
@@ -133,6 +140,33 @@ pub(crate) struct EngineArgs {
 }
 
 impl EngineArgs {
+    pub(crate) fn pages_max(&self) -> u64 {
+        self.byte_limit.map_or(u64::MAX, |bytes| bytes.0.div_ceil(PAGE_BYTES))
+    }
+
+    pub(crate) fn over_limit(&self) -> OverLimit {
+        match self.abort_over_limit {
+            true => OverLimit::GoBack,
+            false => OverLimit::Accept,
+        }
+    }
+
+    /// Budgets that contradict each other are refused before a guest is started.
+    pub(crate) fn check(&self, memory: Bytes, bandwidth: Option<Rate>) -> anyhow::Result<()> {
+        if let Some(limit) = self.byte_limit.filter(|limit| *limit < memory) {
+            anyhow::bail!("--byte-limit {limit} is less than the guest's memory of {memory}");
+        }
+        if let Some(rate) = bandwidth {
+            let least = memory.0 as f64 / rate.0 as f64;
+            anyhow::ensure!(
+                least <= self.time_limit.as_secs_f64() || self.compress != Some(Compress::Off),
+                "--bandwidth {rate} takes {least:.0} s for {memory}, --time-limit allows {:.0} s",
+                self.time_limit.as_secs_f64()
+            );
+        }
+        Ok(())
+    }
+
     /// What is set, and for the rest what `base` says.
     pub(crate) fn encoding(&self, base: Encoding) -> Encoding {
         Encoding {
@@ -174,6 +208,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         [policy] => policy,
         _ => anyhow::bail!("one migration has one --policy; several are for bench"),
     };
+    engine.check(args.memory, args.bandwidth)?;
     let link = args.link.resolve("client")?;
     link.allow(args.to)?;
     let plan = Plan {
@@ -193,7 +228,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 beta: engine.beta.unwrap_or(Settings::default().beta),
                 rounds_max: engine.rounds,
                 time_max: engine.time_limit,
+                pages_max: engine.pages_max(),
             },
+            over_limit: engine.over_limit(),
             epoch: 1,
             state_directory: args.state.state_dir.clone(),
             resolve_timeout: args.state.resolve_timeout,

@@ -290,8 +290,16 @@ impl Guest for ProcessGuest {
         Ok(())
     }
 
-    fn throttle(&mut self, held_share: f64) {
-        self.controls.iter().for_each(|c| c.throttle(held_share));
+    fn vcpus(&self) -> usize {
+        self.controls.len()
+    }
+
+    fn written(&self) -> Vec<u64> {
+        self.watermarks.stored_lines()
+    }
+
+    fn throttle(&mut self, held_shares: &[f64]) {
+        self.controls.iter().zip(held_shares).for_each(|(c, share)| c.throttle(*share));
     }
 
     fn save_state(&mut self) -> Result<Vec<u8>, GuestError> {

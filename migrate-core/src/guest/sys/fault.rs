@@ -81,7 +81,7 @@ impl Mechanism for FaultTracking {
     }
 
     fn scan(
-        &mut self,
+        &self,
         range: Range<PageNumber>,
         mut written: impl FnMut(Range<PageNumber>),
     ) -> io::Result<()> {

@@ -10,7 +10,7 @@ pub(crate) mod uffd;
 pub(crate) mod view;
 
 /// One kernel interface that reports written pages and re-arms them.
-pub(crate) trait Mechanism: Send {
+pub(crate) trait Mechanism: Send + Sync {
     /// Name for reports.
     const NAME: &'static str;
 
@@ -18,8 +18,9 @@ pub(crate) trait Mechanism: Send {
     fn protect_all(&mut self) -> io::Result<()>;
 
     /// Tells `written` the runs of pages of `range` written since protected, protecting them again.
+    /// Ranges that do not overlap may be scanned at the same time.
     fn scan(
-        &mut self,
+        &self,
         range: Range<PageNumber>,
         written: impl FnMut(Range<PageNumber>),
     ) -> io::Result<()>;

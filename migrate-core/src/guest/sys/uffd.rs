@@ -34,7 +34,7 @@ impl Mechanism for WriteProtection {
     }
 
     fn scan(
-        &mut self,
+        &self,
         range: Range<PageNumber>,
         written: impl FnMut(Range<PageNumber>),
     ) -> io::Result<()> {

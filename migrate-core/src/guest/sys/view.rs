@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +14,7 @@ use crate::memory::{PAGE_BYTES, PageNumber};
 pub struct MemoryView {
     base: *mut u8,
     pages: u64,
+    file: Option<Arc<dyn AsFd + Send + Sync>>,
     _owner: Arc<dyn Any + Send + Sync>,
 }
 
@@ -35,7 +37,19 @@ impl MemoryView {
     /// `base` is page-aligned and valid for reads and writes of all pages, from any thread, until
     /// `owner` is dropped.
     pub unsafe fn new(base: *mut u8, pages: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { base, pages, _owner: owner }
+        Self { base, pages, file: None, _owner: owner }
+    }
+
+    /// Says that the memory is a shared mapping of `file` from its first byte on, as of a memfd:
+    /// the kernel can then send pages from there without a copy on this side.
+    #[must_use]
+    pub fn backed_by(self, file: Arc<dyn AsFd + Send + Sync>) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// The file that the memory is a shared mapping of, if there is one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|file| file.as_fd())
     }
 
     /// Number of pages.
@@ -68,9 +82,7 @@ impl MemoryView {
 
     /// Copies pages out, as they are word by word.
     pub fn copy_out(&self, range: &Range<PageNumber>, into: &mut [u8]) {
-        for (bytes, word) in into.chunks_exact_mut(8).zip(self.words(range)) {
-            bytes.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
-        }
+        copy_words(self.words(range), into);
     }
 
     /// Lets `fill` write whole pages, for a memory that nobody else writes: a shadow's.
@@ -119,6 +131,9 @@ impl MemoryView {
 
     fn populate_part(&self, range: Range<PageNumber>) -> io::Result<()> {
         let (start, bytes) = self.raw(&range);
+        // SAFETY: advice on our own mapping changes no contents. Where the system has no huge
+        // pages to give for such memory, small ones do.
+        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
         // SAFETY: MADV_POPULATE_WRITE on our own mapping changes no contents.
         match unsafe { libc::madvise(start.cast(), bytes, libc::MADV_POPULATE_WRITE) } {
             0 => return Ok(()),
@@ -132,5 +147,31 @@ impl MemoryView {
             self.words(&(page..page + 1))[0].fetch_or(0, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Copies words that may be written meanwhile, each of them whole or not yet.
+#[cfg(target_arch = "x86_64")]
+fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
+    assert_eq!(from.len() * 8, into.len(), "as many bytes as words");
+    // SAFETY: both slices are valid for as many words and do not overlap, one being borrowed
+    // exclusively. The instruction is not a Rust memory access, so a race with a writer of atomics
+    // is the machine's business: aligned words are copied whole.
+    unsafe {
+        std::arch::asm!(
+            "rep movsq",
+            inout("rcx") from.len() => _,
+            inout("rsi") from.as_ptr() => _,
+            inout("rdi") into.as_mut_ptr() => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Copies words that may be written meanwhile, each of them whole or not yet.
+#[cfg(not(target_arch = "x86_64"))]
+fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
+    for (bytes, word) in into.chunks_exact_mut(8).zip(from) {
+        bytes.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
     }
 }

@@ -1,16 +1,18 @@
 //! Copying while the guest runs: rounds of what is owed, or sweeps over it, until the policy stuns.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Attempt, Links, ms};
 use crate::Error;
-use crate::memory::{Bitmap, PAGE_BYTES, SharedBitmap};
+use crate::clock::cpu_time;
+use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::policy::writers::Writers;
 use crate::policy::{
     Action, Event, HARVEST_INTERVAL_MAX, Round, Stun, Window, harvest_interval, leaves_hot_pages,
 };
-use crate::report::RoundReport;
+use crate::report::{Decision, RoundReport};
 use crate::source::Progress;
 use crate::source::sender::Counters;
 use crate::source::shards::{Job, Sweep};
@@ -86,17 +88,24 @@ struct Meter {
 }
 
 impl Attempt<'_> {
-    /// Rounds, until the policy stuns.
-    pub(super) fn copy(&mut self, links: &Links) -> Result<Stun, Error> {
+    /// Starts tracking, and the clock; what the policy is told first.
+    pub(super) fn begin(&mut self) -> Result<Event, Error> {
         self.tracker.start()?;
-        let begin = Instant::now();
-        self.first_page = Some(begin);
-        let mut event = Event::Start { pages: self.owed.pages() };
+        self.first_page = Instant::now();
+        self.cpu_at_first_page = cpu_time();
+        self.writers = Writers::new(self.guest.vcpus(), self.guest.written());
+        Ok(Event::Start { pages: self.owed.pages() })
+    }
+
+    /// Rounds after `event`, until the policy stuns.
+    pub(super) fn copy(&mut self, links: &Links, mut event: Event) -> Result<Stun, Error> {
+        let begin = self.first_page;
         loop {
             let mut next = None;
             for action in self.policy.step(event, begin.elapsed()) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::Explain(what) => self.explain(what),
                     Action::Stun(stun) => return Ok(stun),
                     Action::GiveUp(why) => return Err(Error::GaveUp(why)),
                     begin => next = Some(begin),
@@ -118,11 +127,7 @@ impl Attempt<'_> {
     /// Goes through memory once, and sends what is owed when its turn comes; harvests and asks the
     /// policy while it goes on. Whatever was not sent, or was written since, is owed at its end.
     fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
-        let sweep = Arc::new(Sweep {
-            owed: SharedBitmap::of(&self.owed),
-            recent: SharedBitmap::of(&Bitmap::empty(self.owed.pages())),
-            halt: AtomicBool::new(false),
-        });
+        let sweep = Arc::new(Sweep::over(&self.owed));
         let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
         let mut meter = Meter { at: tally.start, sent: tally.sent };
         self.give(links, Job::Sweep(sweep.clone()));
@@ -158,7 +163,8 @@ impl Attempt<'_> {
                 // Nothing is too hot for a sweep that is nearly done.
                 false => sweep.recent.clear(),
             }
-            tally.window(&window, self.held_share);
+            self.watch(&window);
+            tally.window(&window, self.writers.mean_held_share());
             interval = harvest_interval(window.pending, &window)
                 .max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
             if busy == 0 || stun.is_some() {
@@ -168,6 +174,7 @@ impl Attempt<'_> {
             for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::Explain(what) => self.explain(what),
                     Action::GiveUp(why) => return Err(Error::GaveUp(why)),
                     Action::Stun(decided) => {
                         stun = Some(decided);
@@ -203,7 +210,8 @@ impl Attempt<'_> {
             }
             let harvest_start = Instant::now();
             let window = self.window(&mut meter, to_send + tally.sent)?;
-            tally.window(&window, self.held_share);
+            self.watch(&window);
+            tally.window(&window, self.writers.mean_held_share());
             interval = HARVEST_INTERVAL_MAX.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
             if busy == 0 {
                 break;
@@ -212,6 +220,7 @@ impl Attempt<'_> {
             for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
+                    Action::Explain(what) => self.explain(what),
                     Action::GiveUp(why) => return Err(Error::GaveUp(why)),
                     other => unreachable!("{other:?} inside a round"),
                 }
@@ -248,12 +257,22 @@ impl Attempt<'_> {
             dirtied_pages: self.owed.count(),
             send_rate: (window.sent * PAGE_BYTES) as f64 / seconds,
             dirty_rate: (window.dirtied * PAGE_BYTES) as f64 / seconds,
-            held_share: self.held_share,
+            held_share: self.writers.mean_held_share(),
         });
     }
 
+    /// Who wrote how much, for the throttle.
+    fn watch(&mut self, window: &Window) {
+        self.writers.observe(self.guest.written(), window.elapsed);
+    }
+
     fn throttle(&mut self, held_share: f64) {
-        self.held_share = held_share;
-        self.guest.throttle(held_share);
+        self.guest.throttle(self.writers.hold(held_share));
+    }
+
+    pub(super) fn explain(&mut self, what: String) {
+        self.observer.decided(&what);
+        let at_ms = ms(self.first_page.elapsed());
+        self.report.decisions.push(Decision { at_ms, what });
     }
 }

@@ -10,21 +10,23 @@ use std::time::{Duration, Instant};
 
 use super::handover::Record;
 use super::sender::{Counters, Sender, Wiring};
-use super::shards::{Done, Job, Shard};
-use super::{Migrated, NotMigrated, Notes, Observer, Progress, SourceSettings};
+use super::shards::{Done, Job, Shard, Sweep};
+use super::{Migrated, NotMigrated, Notes, Observer, OverLimit, Progress, SourceSettings};
 use crate::Error;
+use crate::clock::cpu_time;
 use crate::error::{lost, spawn};
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::channel::Channel;
 use crate::link::connect;
 use crate::link::pacer::Pacer;
 use crate::memory::{Bitmap, PAGE_BYTES};
-use crate::policy::{Policy, Stun};
+use crate::policy::writers::Writers;
+use crate::policy::{Event, Policy, Stun};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::{Hello, MigrationId, Role};
 use crate::proto::state::{Source as State, SourceEvent};
-use crate::report::{Contents, Downtime, MigrationReport, SCHEMA};
+use crate::report::{Contents, Downtime, MigrationReport, Overrun, SCHEMA};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(50);
@@ -42,6 +44,13 @@ enum Signal {
     Shard(Done),
 }
 
+/// How a stun ended.
+enum Handover {
+    Done,
+    /// The guest runs on here; what the policy is told.
+    CalledOff(Event),
+}
+
 pub(super) struct Attempt<'a> {
     guest: &'a mut dyn Guest,
     tracker: &'a mut dyn DirtyTracker,
@@ -52,8 +61,10 @@ pub(super) struct Attempt<'a> {
     state: State,
     report: MigrationReport,
     owed: Bitmap,
-    held_share: f64,
-    first_page: Option<Instant>,
+    writers: Writers,
+    /// When the first page was sent; when the attempt began, before that.
+    first_page: Instant,
+    cpu_at_first_page: Duration,
     last_alive: Instant,
     counters: Arc<Counters>,
 }
@@ -100,13 +111,18 @@ impl<'a> Attempt<'a> {
             wire_bytes: 0,
             contents: Contents::default(),
             rounds: Vec::new(),
+            decisions: Vec::new(),
+            overruns: Vec::new(),
             stun: None,
             downtime: Downtime::default(),
             downtime_goal_ms: ms(settings.limits.goal),
             over_goal: false,
+            cpu_ms: 0.0,
             outcome: String::new(),
         };
+        let writers = Writers::new(guest.vcpus(), guest.written());
         Self {
+            writers,
             policy: settings.policy.build(settings.limits),
             guest,
             tracker,
@@ -116,8 +132,8 @@ impl<'a> Attempt<'a> {
             state: State::Setup,
             report,
             owed: Bitmap::full(pages),
-            held_share: 0.0,
-            first_page: None,
+            first_page: Instant::now(),
+            cpu_at_first_page: cpu_time(),
             last_alive: Instant::now(),
             counters: Arc::default(),
         }
@@ -140,11 +156,10 @@ impl<'a> Attempt<'a> {
             }
             Err(error) => Err(error),
         };
-        if let Some(first_page) = self.first_page
-            && self.report.migration_ms == 0.0
-        {
-            self.report.migration_ms = ms(first_page.elapsed());
+        if self.state != State::Setup && self.report.migration_ms == 0.0 {
+            self.report.migration_ms = ms(self.first_page.elapsed());
         }
+        self.report.cpu_ms = ms(cpu_time().saturating_sub(self.cpu_at_first_page));
         let contents = self.counters.contents();
         self.report.page_bytes = contents.content_pages() * PAGE_BYTES;
         self.report.wire_bytes = contents.wire_bytes;
@@ -166,7 +181,7 @@ impl<'a> Attempt<'a> {
     fn phases(&mut self, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
         let links = self.setup()?;
         self.enter(SourceEvent::ShadowReady);
-        let result = self.copy(&links).and_then(|stun| self.stun(&links, stun, record));
+        let result = self.copy_and_stun(&links, record);
         if result.is_err() && !matches!(self.state, State::Committed | State::Released) {
             // Best effort: the destination would notice the lost connection as well.
             let cancel = Header::new(Kind::Cancel, 0, 0, 0);
@@ -176,17 +191,34 @@ impl<'a> Attempt<'a> {
         result.map(|()| Some(links.control.clone()))
     }
 
+    /// Copies and stuns, as often as stuns are called off.
+    fn copy_and_stun(&mut self, links: &Links, record: &Record) -> Result<(), Error> {
+        let mut event = self.begin()?;
+        loop {
+            let stun = self.copy(links, event)?;
+            event = match self.stun(links, stun, record)? {
+                Handover::Done => return Ok(()),
+                Handover::CalledOff(event) => event,
+            };
+        }
+    }
+
     /// After a failure: the guest runs here again, or stays stopped because it may run there.
     fn recover(&mut self, error: Error, record: &Record) -> Result<Option<Arc<Channel>>, Error> {
         self.enter(SourceEvent::Failed);
         match self.state {
             State::Unresolved => self.resolve(record),
             _ => {
-                self.guest.throttle(0.0);
-                self.guest.resume()?;
+                self.release()?;
                 Err(error)
             }
         }
+    }
+
+    /// The guest runs here, and freely.
+    fn release(&mut self) -> Result<(), Error> {
+        self.guest.throttle(&vec![0.0; self.guest.vcpus()]);
+        Ok(self.guest.resume()?)
     }
 
     fn enter(&mut self, event: SourceEvent) {
@@ -250,31 +282,33 @@ impl<'a> Attempt<'a> {
         Ok(links)
     }
 
-    /// Pauses, sends the rest and the state, and hands over.
-    fn stun(&mut self, links: &Links, stun: Stun, record: &Record) -> Result<(), Error> {
+    /// Pauses, sends the rest and the state, and hands over; or calls it off if that takes longer
+    /// than it may.
+    fn stun(&mut self, links: &Links, stun: Stun, record: &Record) -> Result<Handover, Error> {
         let (tag, epoch) = (self.id.tag(), self.settings.epoch);
         let paused = Instant::now();
+        let deadline = match self.settings.over_limit {
+            OverLimit::GoBack => Some(paused + self.settings.limits.goal),
+            OverLimit::Accept => None,
+        };
         self.guest.pause()?;
         self.enter(SourceEvent::Paused);
         let stopped = Instant::now();
         let pages = self.owed.pages();
         self.tracker.harvest(0..pages, &mut self.owed)?;
         let harvested = Instant::now();
-        let rest = self.owed.clone();
-        let rest_pages = rest.count();
+        let rest_pages = self.owed.count();
         self.report.stun = Some(stun);
         self.observer.progress(Progress::Stun { pages: rest_pages });
 
-        self.give(links, Job::Pages(Arc::new(rest)));
-        self.give(links, Job::End { epoch });
         let state = self.guest.save_state()?;
+        if !self.send_rest(links, deadline)? {
+            return self.go_back(paused);
+        }
+        self.give(links, Job::End { epoch });
         let header = Header::new(Kind::State, epoch, 0, state.len());
         links.control.send(tag, &header, &state).map_err(lost("sending device state"))?;
-        let mut busy = 2 * links.jobs.len();
-        while busy > 0 {
-            let deadline = Instant::now() + TICK;
-            busy -= self.await_shards(links, deadline, busy, "sending the last pages")?;
-        }
+        self.await_all_shards(links, links.jobs.len(), "sending the last pages")?;
         let sent = Instant::now();
 
         let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / READY_BYTES_PER_S);
@@ -286,6 +320,12 @@ impl<'a> Attempt<'a> {
         }
         self.enter(SourceEvent::Ready);
         let prepared = Instant::now();
+        let proof = proof.min(prepared - sent);
+        if deadline.is_some_and(|deadline| prepared - proof > deadline) {
+            let again = Header::new(Kind::Again, epoch, 0, 0);
+            links.control.send(tag, &again, &[]).map_err(lost("going back to copying"))?;
+            return self.go_back(paused);
+        }
 
         record.commit()?;
         self.enter(SourceEvent::Recorded);
@@ -300,7 +340,6 @@ impl<'a> Attempt<'a> {
         // The guest runs there; whatever happens to this message changes nothing.
         let _ = links.control.send(tag, &Header::new(Kind::Released, epoch, 0, 0), &[]);
 
-        let proof = proof.min(prepared - sent);
         let downtime = running - paused - proof;
         self.report.downtime = Downtime {
             total_ms: ms(downtime),
@@ -313,10 +352,42 @@ impl<'a> Attempt<'a> {
             pages: rest_pages,
         };
         self.report.over_goal = downtime > self.settings.limits.goal;
-        if let Some(first_page) = self.first_page {
-            self.report.migration_ms = ms(running - first_page - proof);
+        self.report.migration_ms = ms(running - self.first_page - proof);
+        Ok(Handover::Done)
+    }
+
+    /// Sends everything owed while the guest stands still; whether it was done by the deadline.
+    /// What was not sent stays owed.
+    fn send_rest(&mut self, links: &Links, deadline: Option<Instant>) -> Result<bool, Error> {
+        let rest = Arc::new(Sweep::over(&self.owed));
+        self.give(links, Job::Sweep(rest.clone()));
+        let doing = "sending the last pages";
+        let mut busy = links.jobs.len();
+        if let Some(deadline) = deadline {
+            while busy > 0 && Instant::now() < deadline {
+                busy -= self.await_shards(links, deadline, busy, doing)?;
+            }
+            rest.halt.store(busy > 0, Ordering::Relaxed);
         }
-        Ok(())
+        let in_time = busy == 0 || deadline.is_none();
+        self.await_all_shards(links, busy, doing)?;
+        self.owed = rest.owed.snapshot();
+        Ok(in_time)
+    }
+
+    /// The stun is called off: the guest runs on here, and the policy hears of it.
+    fn go_back(&mut self, paused: Instant) -> Result<Handover, Error> {
+        self.guest.resume()?;
+        self.enter(SourceEvent::Overran);
+        let (took, pending) = (paused.elapsed(), self.owed.count());
+        let at_ms = ms(paused - self.first_page);
+        self.report.overruns.push(Overrun { at_ms, took_ms: ms(took), pages: pending });
+        self.explain(format!(
+            "the stun was called off after {:.1} ms, {:.1} ms are allowed: copying goes on",
+            ms(took),
+            ms(self.settings.limits.goal)
+        ));
+        Ok(Handover::CalledOff(Event::Overran { took, pending }))
     }
 
     fn give(&self, links: &Links, job: Job) {
@@ -354,6 +425,19 @@ impl<'a> Attempt<'a> {
             }
         }
         Ok(finished)
+    }
+
+    /// Waits until all of `busy` jobs are done.
+    fn await_all_shards(
+        &mut self,
+        links: &Links,
+        mut busy: usize,
+        doing: &'static str,
+    ) -> Result<(), Error> {
+        while busy > 0 {
+            busy -= self.await_shards(links, Instant::now() + TICK, busy, doing)?;
+        }
+        Ok(())
     }
 
     /// Waits for one message of `kind`.

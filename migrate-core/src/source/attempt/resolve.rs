@@ -28,8 +28,7 @@ impl Attempt<'_> {
             let answer = match record.decision() {
                 Some(Resolution::SourceRuns) => {
                     self.enter(SourceEvent::SourceRuns);
-                    self.guest.throttle(0.0);
-                    self.guest.resume()?;
+                    self.release()?;
                     return Err(Error::Cancelled);
                 }
                 Some(Resolution::DestinationRuns) => Ok(None),
