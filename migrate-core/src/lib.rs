@@ -7,8 +7,9 @@
 //! From pure to real: [`memory`] (pages and bitmaps), [`codec`] (pages as bytes on the wire), [`policy`] (what to do next; no clock, no
 //! socket), [`sim`] (the same policies on a virtual clock), [`proto`] (frames and states as data),
 //! [`link`] (streams, TLS, pacing), [`guest`] (the seam), [`source`] and [`destination`] (the
-//! wiring), [`report`] (what happened). `docs/architecture.md` says what is deliberately absent.
+//! wiring), [`report`] (what happened), [`bound`] (what no migration can beat). `docs/architecture.md` says what is deliberately absent.
 
+pub mod bound;
 mod clock;
 pub mod codec;
 pub mod destination;

@@ -161,6 +161,18 @@ impl MigrationReport {
         ratio(pages * crate::memory::PAGE_BYTES, self.rounds.iter().map(|r| r.elapsed_ms).sum())
     }
 
+    /// The most page data per second that any round, or the stun, carried: what the link gives. Of
+    /// rounds too short to be measured, nothing is believed.
+    pub fn bandwidth(&self) -> f64 {
+        const LONG_ENOUGH_MS: f64 = 20.0;
+        let rounds = self.rounds.iter().filter(|r| r.elapsed_ms >= LONG_ENOUGH_MS);
+        let most = rounds.map(|r| r.send_rate).fold(0.0, f64::max);
+        match most > 0.0 {
+            true => most,
+            false => ratio(self.page_bytes, self.migration_ms),
+        }
+    }
+
     /// Page data dirtied per second in rounds without throttle; 0 if there was none.
     pub fn free_dirty_rate(&self) -> f64 {
         let free = || self.rounds.iter().filter(|r| r.held_share == 0.0);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::bound;
 use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
 use crate::policy::{
     Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window, harvest_interval,
@@ -72,9 +73,8 @@ pub struct Outcome {
     pub rounds: u32,
     /// Pages the guest would have written and did not, because it was held.
     pub lost_pages: f64,
-    /// The least downtime that any migration could have had at the moment of the stun, given what
-    /// the guest had written when: max over s of U(s)/B - (t - s), U(s) being the bytes of the
-    /// pages last written after s. Zero if it gave up.
+    /// The least downtime that any migration could have had at the moment of the stun
+    /// ([`bound::downtime_s`]). Zero if it gave up.
     pub downtime_bound: Duration,
 }
 
@@ -132,12 +132,9 @@ impl Model<'_> {
         let mut written: Vec<f32> = self.written_at.clone();
         written.sort_by(|a, b| b.total_cmp(a));
         let now = self.now.as_secs_f64();
+        let ages = written.iter().map(|at| now - f64::from(*at));
         let page_s = PAGE_BYTES as f64 / self.link.bytes_per_s;
-        let over = written
-            .iter()
-            .zip(1u32..)
-            .map(|(at, pages)| f64::from(pages) * page_s - (now - f64::from(*at)));
-        Duration::from_secs_f64(over.fold(0.0, f64::max))
+        Duration::from_secs_f64(bound::downtime_s(ages, page_s))
     }
 
     /// Sends the rest, the guest standing still.

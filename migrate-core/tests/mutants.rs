@@ -48,7 +48,7 @@ fn with_policy(
             harvests: 0,
             tamper: |n, new: &mut Bitmap| tamper(n, seen.load(Ordering::Acquire), new),
         };
-        let mut watched = WatchedGuest { inner: &mut guest, paused: watched };
+        let mut watched = WatchedGuest { inner: &mut guest, paused: watched, pauses: vec![] };
         let mut settings = settings(address);
         // A round or two, then a stun with enough left for its harvest to matter.
         settings.limits.goal = Duration::from_millis(30);

@@ -115,6 +115,11 @@ impl Stats {
         percentiles(&self.service)
     }
 
+    /// Mean time an operation took, in nanoseconds; 0 if there was none.
+    pub fn service_mean_ns(&self) -> f64 {
+        if self.service.is_empty() { 0.0 } else { self.service.mean() }
+    }
+
     /// Time until an operation was done, from its intended start.
     pub fn from_intended(&self) -> Latency {
         percentiles(&self.intended)

@@ -40,6 +40,12 @@ pub enum Checkpoint {
 pub trait Vcpu {
     /// Passed between operations at least every [`CHECKPOINT_MAX`]; blocks while the vCPU is held.
     fn checkpoint(&mut self) -> Checkpoint;
+
+    /// Passed after each checkpoint: who wants the writer's figures so far takes them, and leaves
+    /// new ones.
+    fn collect(&mut self, stats: &mut Stats) {
+        let _ = stats;
+    }
 }
 
 /// The operation counters of a region's writers: the only state that memory does not hold. Beside
@@ -209,6 +215,7 @@ impl Writer {
                     }
                 }
             }
+            vcpu.collect(&mut stats);
             let batch_start = now_ns();
             let due = match &mut schedule {
                 Some(schedule) => schedule.due(batch_start),

@@ -151,10 +151,13 @@ impl<T: FnMut(u64, &mut migrate_core::memory::Bitmap) + Send> DirtyTracker for T
     }
 }
 
-/// A guest that tells whether it is paused.
+/// A guest that tells whether it is paused, and takes its time over that.
 pub struct WatchedGuest<'a> {
     pub inner: &'a mut ProcessGuest,
     pub paused: Arc<AtomicBool>,
+    /// How long each pause takes, the first one first; 20 ms from then on, long enough for a write
+    /// after the last round, so that the final harvest has work.
+    pub pauses: Vec<Duration>,
 }
 
 impl Guest for WatchedGuest<'_> {
@@ -165,8 +168,11 @@ impl Guest for WatchedGuest<'_> {
         self.inner.description()
     }
     fn pause(&mut self) -> Result<(), GuestError> {
-        // Long enough for a write after the last round, so that the final harvest has work.
-        std::thread::sleep(Duration::from_millis(20));
+        let pause = match self.pauses.is_empty() {
+            true => Duration::from_millis(20),
+            false => self.pauses.remove(0),
+        };
+        std::thread::sleep(pause);
         self.inner.pause()?;
         self.paused.store(true, Ordering::Release);
         Ok(())
@@ -198,6 +204,8 @@ pub enum Tamper {
     State(fn(&mut serde_json::Value)),
     /// Says that it cannot start.
     Start,
+    /// Takes its time over the first device state.
+    SlowState(Duration),
 }
 
 /// A shadow's memory as lines, for tampering.
@@ -243,8 +251,10 @@ impl Shadow for TamperedShadow {
     }
     fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError> {
         let mut state: serde_json::Value = serde_json::from_slice(state).unwrap();
-        if let Tamper::State(change) = &self.tamper {
-            change(&mut state);
+        match self.tamper {
+            Tamper::State(change) => change(&mut state),
+            Tamper::SlowState(time) if self.watermarks.is_empty() => std::thread::sleep(time),
+            _ => {}
         }
         let watermarks = state["watermarks"].as_array().unwrap();
         self.watermarks = watermarks.iter().map(|w| w.as_u64().unwrap()).collect();

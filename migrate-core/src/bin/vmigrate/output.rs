@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use clap::{Args, ValueEnum};
+use migrate_core::bound::Optimality;
+use migrate_core::guest::process::cost::GuestCost;
 use migrate_core::guest::process::proof::{Proof, Scanned};
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::PolicyKind;
@@ -43,6 +45,10 @@ pub(crate) struct RunReport {
     pub(crate) source_scan: Option<Scanned>,
     /// Longest time between two heartbeats in the journal, in milliseconds, if there was one.
     pub(crate) journal_gap_ms: Option<f64>,
+    /// What the migration cost its guest; null if there was none.
+    pub(crate) guest: Option<GuestCost>,
+    /// The migration beside what was possible; null if there was none.
+    pub(crate) optimality: Option<Optimality>,
 }
 
 /// A ratio of two migration times beside the model's and the paper's.
@@ -123,6 +129,8 @@ pub(crate) struct ReceiveReport {
     pub(crate) verdict: String,
     /// What speaks against a proof.
     pub(crate) reasons: Vec<String>,
+    /// CPU time of the receiver while pages came in, in milliseconds.
+    pub(crate) cpu_ms: f64,
     /// The scans.
     pub(crate) testimony: migrate_core::guest::process::proof::Testimony,
 }
@@ -180,6 +188,36 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
             "  guest     {} of {} wanted: slowed by {slowdown:.1} %",
             Rate(run.rate_achieved as u64),
             Rate(wanted)
+        )?;
+    }
+    if let Some(g) = &run.guest {
+        let slowest = g
+            .slowest_100ms_share
+            .map_or(String::new(), |s| format!("; slowest 100 ms at {:.0} %", s * 100.0));
+        writeln!(
+            out,
+            "            lost {:.1} ms: slower writes {:.1}, throttle {:.1}, stun {:.1}{slowest}\n            \
+             a record at p99.9 {:.0} us, {:.0} before",
+            g.lost_ms,
+            g.slower_writes_ms,
+            g.throttle_ms,
+            g.stun_ms,
+            g.write_p999_during_us,
+            g.write_p999_before_us
+        )?;
+    }
+    if let Some(o) = &run.optimality {
+        let downtime = match o.downtime_ratio {
+            Some(ratio) => format!("{ratio:.1}x of {:.2} ms", o.downtime_min_ms),
+            None => "could have been nothing".to_owned(),
+        };
+        writeln!(
+            out,
+            "  optimum   bytes {:.3}x of {}, time {:.2}x of {:.3} s, downtime {downtime}",
+            o.bytes_ratio,
+            Bytes(o.bytes_min),
+            o.time_ratio,
+            o.time_min_ms / 1e3
         )?;
     }
     if let Some(proof) = &run.proof {
@@ -257,6 +295,9 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
             d.state_ms,
             d.resume_ms
         )?;
+    }
+    for decision in &m.decisions {
+        writeln!(out, "  decided   at {:.3} s: {}", decision.at_ms / 1e3, decision.what)?;
     }
     print_rounds(out, m)
 }

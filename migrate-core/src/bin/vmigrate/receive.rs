@@ -110,6 +110,7 @@ fn prove(
         migration: arrived.migration.to_string(),
         epoch: arrived.epoch,
         pages: arrived.pages,
+        cpu_ms: arrived.cpu_ms,
         verdict: verdict.to_string(),
         reasons: proof.reasons,
         testimony,

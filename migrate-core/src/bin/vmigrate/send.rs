@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use migrate_core::bound::Optimality;
 use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
+use migrate_core::guest::process::cost::GuestCost;
+use migrate_core::guest::process::gauge::Timeline;
 use migrate_core::guest::process::proof::{self, Scanned, Testimony};
 use migrate_core::guest::process::{ProcessGuest, ProofSettings};
 use migrate_core::guest::tracker::{self, TrackerKind};
@@ -257,9 +260,14 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
     let mut attempts: Vec<MigrationReport> = Vec::new();
     let mut lost = 0;
     let waiting_since = Instant::now();
-    let (mut began, mut began_at);
+    let (mut began, mut began_at, mut gauge);
+    // What a record takes when nobody migrates.
+    let before = guest.lap()?;
     let result = loop {
         (began, began_at) = (guest.watermarks(), Instant::now());
+        // Of earlier attempts nothing is kept.
+        guest.lap()?;
+        gauge = guest.gauge()?;
         let mut tracker = tracker::open(plan.tracker, guest.memory())?;
         match source::migrate(&mut guest, &mut *tracker, &plan.source, &mut console) {
             Ok(Migrated { report, control }) => {
@@ -299,7 +307,10 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         proof: None,
         source_scan: None,
         journal_gap_ms: None,
+        guest: None,
+        optimality: None,
     };
+    let timeline = gauge.finish();
     let rate = |guest: &ProcessGuest, seconds: f64| {
         let before: u64 = began.iter().sum();
         (guest.watermarks().iter().sum::<u64>() - before) as f64 * record as f64 / seconds
@@ -322,7 +333,17 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         }
     };
     console.clear();
-    guest.stop()?;
+    if result.is_ok() {
+        report.optimality =
+            report.attempts.last().and_then(|last| optimality(&guest, last, &timeline));
+    }
+    let during = guest.stop()?;
+    if let (Some(last), true) = (report.attempts.last(), result.is_ok()) {
+        let per_s = plan.rate.0 as f64 / record as f64;
+        let vcpus = plan.spec.writers as usize;
+        let cost = GuestCost::of(last, (&before, &during), &timeline, Some(per_s), vcpus);
+        report.guest = Some(cost);
+    }
     let verdict = match &plan.journal {
         Some(path) => {
             let evidence = evidence::judge(&Journal::read(path)?);
@@ -337,6 +358,26 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
     report.verdict = verdict.to_string();
     report.exit_code = exit_code(verdict, result.as_ref().err());
     Ok(report)
+}
+
+/// What this migration was beside what was possible; `None` if it sent too little to know the
+/// bandwidth.
+fn optimality(
+    guest: &ProcessGuest,
+    report: &MigrationReport,
+    timeline: &Timeline,
+) -> Option<Optimality> {
+    let bandwidth = report.bandwidth();
+    if bandwidth <= 0.0 {
+        return None;
+    }
+    let memory = guest.memory();
+    let pages = (0..memory.pages()).filter(|page| !memory.is_zero(*page)).count() as u64;
+    let done = (report.page_bytes, report.migration_ms, report.downtime.total_ms);
+    // Older writes cannot matter: all of memory could have been sent since.
+    let horizon = (memory.pages() * PAGE_BYTES) as f64 / bandwidth;
+    let ages = timeline.ages(guest.workload(), horizon);
+    Some(Optimality::of(done, bandwidth, pages, ages))
 }
 
 /// Waits for the destination's testimony and judges it.

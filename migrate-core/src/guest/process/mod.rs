@@ -4,6 +4,8 @@
 //! crate says, so its shadow can be checked line by line before it runs and again later.
 //! What its vCPUs are is `vcpu`'s subject; what was proven is [`proof`]'s.
 
+pub mod cost;
+pub mod gauge;
 pub mod proof;
 mod sys;
 mod vcpu;
@@ -26,6 +28,7 @@ use workload::units::Rate;
 use workload::writer::{Pace, Watermarks, Writer};
 
 use super::{Guest, GuestError, MemoryView, Shadow, ShadowFactory};
+use gauge::Gauge;
 use proof::Scanned;
 use vcpu::{Control, Gate};
 
@@ -211,7 +214,38 @@ impl ProcessGuest {
         Ok(scanned)
     }
 
-    /// Ends the guest; returns what its writers did here.
+    /// What its writers did since they began here or were asked last; from here on they count anew.
+    ///
+    /// # Errors
+    /// A writer does not answer: it stands still, or is gone.
+    pub fn lap(&self) -> Result<Stats, GuestError> {
+        self.controls.iter().for_each(|c| c.ask_for_stats());
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        let mut stats = Stats::default();
+        for control in &self.controls {
+            loop {
+                if let Some(one) = control.take_stats() {
+                    stats.merge(&one);
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(GuestError::new("ask the writers", "one of them stands still"));
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        Ok(stats)
+    }
+
+    /// Samples how far its writers are, from now on.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn gauge(&self) -> Result<Gauge, GuestError> {
+        Gauge::start(self.watermarks.clone()).map_err(|e| GuestError::new("start a thread", e))
+    }
+
+    /// Ends the guest; returns what its writers did here, since they were asked last.
     ///
     /// # Errors
     /// A writer died, or the journal is not complete.

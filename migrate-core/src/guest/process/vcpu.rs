@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use workload::stats::Stats;
 use workload::writer::{Checkpoint, Vcpu};
 
 /// Longest single sleep of the throttle.
@@ -43,6 +44,9 @@ pub(super) struct Control {
     /// Share of time to hold, as the bits of an f64.
     held_share: AtomicU64,
     passed: AtomicBool,
+    /// Whether the host waits for the writer's figures, and where they are put.
+    collect: AtomicBool,
+    collected: Mutex<Option<Stats>>,
     place: Mutex<Place>,
     changed: Condvar,
 }
@@ -53,6 +57,8 @@ impl Control {
             request: AtomicU8::new(if gate == Gate::Open { OPEN } else { CLOSED }),
             held_share: AtomicU64::new(0f64.to_bits()),
             passed: AtomicBool::new(false),
+            collect: AtomicBool::new(false),
+            collected: Mutex::new(None),
             place: Mutex::new(Place::Running),
             changed: Condvar::new(),
         }
@@ -83,6 +89,16 @@ impl Control {
     pub(super) fn throttle(&self, held_share: f64) {
         let share = held_share.clamp(0.0, 0.999);
         self.held_share.store(share.to_bits(), Ordering::Release);
+    }
+
+    /// Asks the writer for its figures.
+    pub(super) fn ask_for_stats(&self) {
+        self.collect.store(true, Ordering::Release);
+    }
+
+    /// The figures, once they are here.
+    pub(super) fn take_stats(&self) -> Option<Stats> {
+        self.collected.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether the vCPU stands still (or is gone) before the deadline.
@@ -170,5 +186,13 @@ impl Vcpu for ProcessVcpu {
         }
         self.released = Instant::now();
         Checkpoint::Go { held: self.released - arrived }
+    }
+
+    fn collect(&mut self, stats: &mut Stats) {
+        if self.control.collect.swap(false, Ordering::AcqRel) {
+            let taken = std::mem::take(stats);
+            let place = &self.control.collected;
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+        }
     }
 }
