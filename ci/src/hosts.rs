@@ -33,9 +33,30 @@ pub(crate) fn missing() -> Option<String> {
     }
 }
 
+/// The link between two hosts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkShape {
+    /// What `tc tbf` shapes it to; `None` is as fast as the machine.
+    pub(crate) rate: Option<Rate>,
+    /// Bytes of an IP packet.
+    pub(crate) mtu: u32,
+}
+
+impl LinkShape {
+    /// Shaped, with the packets of ordinary Ethernet.
+    pub(crate) fn ethernet(rate: Rate) -> Self {
+        Self { rate: Some(rate), mtu: 1500 }
+    }
+
+    /// Shaped or not, with the large packets that networks for migration are set up with.
+    pub(crate) fn jumbo(rate: Option<Rate>) -> Self {
+        Self { rate, mtu: 9000 }
+    }
+}
+
 impl Hosts {
-    /// Two hosts with a link of `rate`.
-    pub(crate) fn new(rate: Rate) -> anyhow::Result<Self> {
+    /// Two hosts with a link.
+    pub(crate) fn new(link: LinkShape) -> anyhow::Result<Self> {
         let id = std::process::id();
         let hosts = Self { names: [format!("vmigrate-a-{id}"), format!("vmigrate-b-{id}")] };
         let [a, b] = &hosts.names;
@@ -47,16 +68,28 @@ impl Hosts {
             "ip", "-n", a, "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns",
             b,
         ])?;
-        let bits = format!("{}bit", rate.0 * 8);
         for (name, address) in [(a, ADDRESS_A), (b, ADDRESS_B)] {
             run(&["ip", "-n", name, "addr", "add", &format!("{address}/24"), "dev", "wire"])?;
-            run(&["ip", "-n", name, "link", "set", "wire", "up"])?;
-            run(&[
-                "tc", "-n", name, "qdisc", "replace", "dev", "wire", "root", "tbf", "rate", &bits,
-                "burst", "1mb", "latency", "50ms",
-            ])?;
+            let mtu = link.mtu.to_string();
+            run(&["ip", "-n", name, "link", "set", "wire", "mtu", &mtu, "up"])?;
+            if let Some(rate) = link.rate {
+                hosts.shape(name, rate)?;
+            }
         }
         Ok(hosts)
+    }
+
+    /// Shapes both ends of the link anew.
+    pub(crate) fn reshape(&self, rate: Rate) -> anyhow::Result<()> {
+        self.names.iter().try_for_each(|name| self.shape(name, rate))
+    }
+
+    fn shape(&self, name: &str, rate: Rate) -> anyhow::Result<()> {
+        let bits = format!("{}bit", rate.0 * 8);
+        run(&[
+            "tc", "-n", name, "qdisc", "replace", "dev", "wire", "root", "tbf", "rate", &bits,
+            "burst", "1mb", "latency", "50ms",
+        ])
     }
 
     /// A command that runs `program` on host 0 or 1.

@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 use workload::exit;
 use workload::units::{Bytes, Rate};
 
-use crate::hosts::{ADDRESS_B, Hosts};
+use crate::hosts::{ADDRESS_B, Hosts, LinkShape};
 use crate::programs::{Ended, announced, beside};
 
 #[derive(ClapArgs)]
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let program = args.vmigrate.clone().map_or_else(|| beside("vmigrate"), Ok)?;
-    let hosts = Hosts::new(args.link)?;
+    let hosts = Hosts::new(LinkShape::ethernet(args.link))?;
     let (mut receiver, address) = receiver(&hosts, &program)?;
     let output = hosts
         .on(0, &program)

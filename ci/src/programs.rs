@@ -1,8 +1,9 @@
 //! The programs under test, which are built beside this one.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::Child;
+use std::thread::JoinHandle;
 
 use anyhow::Context;
 
@@ -29,6 +30,14 @@ pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
 
 /// A receiver that was started with `--announce`, its output piped, and the address it listens at.
 pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
+    let (child, address, _) = announced_with_report(child)?;
+    Ok((child, address))
+}
+
+/// The same, and a thread that ends with what the receiver wrote afterwards.
+pub(crate) fn announced_with_report(
+    child: Child,
+) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
     let mut child = Ended(child);
     let stdout = child.0.stdout.take().context("the receiver has no output")?;
     let mut reader = BufReader::new(stdout);
@@ -36,6 +45,11 @@ pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
     reader.read_line(&mut address).context("the receiver does not answer")?;
     anyhow::ensure!(!address.trim().is_empty(), "the receiver did not start listening");
     // Drained, so that the receiver never waits for us to read its report.
-    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-    Ok((child, address.trim().to_owned()))
+    let report = std::thread::spawn(move || {
+        let mut report = Vec::new();
+        // What is missing shows when it is read.
+        let _ = reader.read_to_end(&mut report);
+        report
+    });
+    Ok((child, address.trim().to_owned(), report))
 }

@@ -27,6 +27,8 @@ pub enum ContentSpec {
     Sparse,
     /// The whole record is zero at one generation in four.
     ZeroFlip,
+    /// Always zero: memory that was written and holds nothing.
+    Zero,
     /// A generation rewrites this many of the 64 lines of each page.
     Delta(u32),
     /// Each slot has one of these profiles, by weight.
@@ -34,11 +36,12 @@ pub enum ContentSpec {
 }
 
 /// Every profile, with the line that a list shows.
-pub const CONTENTS: [(&str, &str); 6] = [
+pub const CONTENTS: [(&str, &str); 7] = [
     ("random", "incompressible"),
     ("text", "text bodies: compresses 3:1 with lz4, 3.5:1 with zstd"),
     ("sparse", "half of the lines are zero, others at each generation"),
     ("zero-flip", "a record becomes all zero at one generation in four"),
+    ("zero", "always zero; in a mix, that share of memory holds nothing"),
     ("delta:D", "a generation rewrites D of the 64 lines of each page (1 to 64)"),
     ("A*2+B*1", "a mix: each record has one of the profiles, by weight"),
 ];
@@ -79,6 +82,7 @@ impl FromStr for ContentSpec {
             "text" => Self::Text,
             "sparse" => Self::Sparse,
             "zero-flip" => Self::ZeroFlip,
+            "zero" => Self::Zero,
             _ => match text.strip_prefix("delta:").map(str::parse) {
                 Some(Ok(lines @ 1..=64)) => Self::Delta(lines),
                 Some(_) => return Err(format!("content '{text}': delta:D takes 1 to 64 lines")),
@@ -98,6 +102,7 @@ impl fmt::Display for ContentSpec {
             Self::Text => f.write_str("text"),
             Self::Sparse => f.write_str("sparse"),
             Self::ZeroFlip => f.write_str("zero-flip"),
+            Self::Zero => f.write_str("zero"),
             Self::Delta(lines) => write!(f, "delta:{lines}"),
             Self::Mix(parts) => {
                 for (i, (part, weight)) in parts.iter().enumerate() {
@@ -120,6 +125,7 @@ enum Kind {
     Text,
     Sparse,
     ZeroFlip,
+    Zero,
     /// Generations since a line was rewritten: `ages[generation % 64][line % 64]`.
     Delta(Box<[[u8; 64]; 64]>),
     /// Parts with the sum of weights up to and with each.
@@ -141,6 +147,7 @@ impl Content {
             ContentSpec::Text => Kind::Text,
             ContentSpec::Sparse => Kind::Sparse,
             ContentSpec::ZeroFlip => Kind::ZeroFlip,
+            ContentSpec::Zero => Kind::Zero,
             ContentSpec::Delta(lines) => Kind::Delta(Box::new(delta_ages(*lines))),
             ContentSpec::Mix(parts) => {
                 let mut total = 0;
@@ -199,6 +206,7 @@ impl Content {
                 true => ZERO_LINE,
                 false => key.line(address, generation),
             },
+            Kind::Zero => ZERO_LINE,
             Kind::Delta(_) => key.line(address, self.stamped_at(address, generation)),
             Kind::Mix { .. } => unreachable!("a slot has one part of a mix"),
         }
@@ -287,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn every_line_is_zero_or_says_where_and_when(name in prop::sample::select(vec!["random", "text", "sparse", "zero-flip", "delta:7", "text*1+sparse*2+delta:3*4"]), address in 0u64..1 << 40, generation in 0u64..1 << 40) {
+        fn every_line_is_zero_or_says_where_and_when(name in prop::sample::select(vec!["random", "text", "sparse", "zero-flip", "zero", "delta:7", "text*1+sparse*2+delta:3*4"]), address in 0u64..1 << 40, generation in 0u64..1 << 40) {
             let key = StampKey::from_seed(KEY_SEED);
             let whole = content(name);
             let slot = address / 64 * 64;
@@ -301,7 +309,9 @@ mod tests {
 
     #[test]
     fn names_are_read_back_as_printed() {
-        for text in ["random", "text", "sparse", "zero-flip", "delta:9", "random*3+delta:64*1"] {
+        for text in
+            ["random", "text", "sparse", "zero-flip", "zero", "delta:9", "random*3+delta:64*1"]
+        {
             assert_eq!(text.parse::<ContentSpec>().unwrap().to_string(), text);
         }
         for bad in ["", "delta", "delta:0", "delta:65", "random*0+text", "noise", "random*x"] {
@@ -321,6 +331,8 @@ mod tests {
         assert!(zero_lines(&bytes("zero-flip", 500, 0)) == 0.0);
         let flipped = zero_lines(&bytes("zero-flip", 2000, 7));
         assert!((flipped - 0.25).abs() < 0.05, "{flipped}");
+        let holds_nothing = zero_lines(&bytes("zero*3+random*1", 2000, 2));
+        assert!((holds_nothing - 0.75).abs() < 0.05, "{holds_nothing}");
         let mixed = zero_lines(&bytes("random*1+sparse*1", 1000, 1));
         assert!((mixed - 0.25).abs() < 0.05, "{mixed}");
     }

@@ -11,6 +11,7 @@ use clap::Args as ClapArgs;
 use workload::exit;
 use workload::journal::Collector;
 
+use super::machine::Begins;
 use super::vm::{Recipe, Vm};
 use super::{cache, initramfs, kernel, static_programs};
 use crate::programs::beside;
@@ -44,40 +45,31 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         directory: directory.path(),
         kernel: &kernel,
         initramfs: &archive,
-        memory_mib: args.memory_mib,
+        memory_kib: args.memory_mib << 10,
         cpus: 2,
         settings: &settings,
-        incoming: false,
+        begins: Begins::Running,
     };
     let mut out = std::io::stdout().lock();
     let mut vm = Vm::start(Command::new("qemu-system-x86_64"), &recipe, &collector)?;
-    let beats = || collector.lock().map_or(0, |c| c.beats);
-    let booted = Instant::now() + Duration::from_secs(120);
-    while beats() < 100 {
-        anyhow::ensure!(
-            Instant::now() < booted,
-            "no heartbeat from the VM; its console: {}",
-            vm.last_words()
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    vm.await_beats(&collector, 100)?;
     writeln!(out, "heartbeats after {:.1} s", start.elapsed().as_secs_f64())?;
     writeln!(out, "in the VM: {}", vm.ask("rate 20MB/s", "rate 20MB/s")?)?;
     std::thread::sleep(Duration::from_secs(2));
     writeln!(out, "in the VM: {}", vm.ask("pause", "paused at")?)?;
     let scanned = vm.ask("scan", "PROVEN")?;
     writeln!(out, "in the VM: {scanned}")?;
-    vm.qmp.run("stop", serde_json::json!({}))?;
+    vm.machine.qmp.run("stop", serde_json::json!({}))?;
     let image = Command::new(beside("verifier")?)
         .arg("image")
-        .arg(&vm.ram)
+        .arg(&vm.machine.ram)
         .arg("--journal")
         .arg(&journal)
         .output()
         .context("cannot run the verifier")?;
     let said = String::from_utf8_lossy(&image.stdout).into_owned();
     write!(out, "from outside, by its memory:\n{said}")?;
-    vm.qmp.run("cont", serde_json::json!({}))?;
+    vm.machine.qmp.run("cont", serde_json::json!({}))?;
     vm.ask("resume", "resumed")?;
     vm.tell("stop")?;
     vm.wait(Duration::from_secs(60))?;

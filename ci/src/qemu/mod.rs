@@ -3,6 +3,8 @@
 mod boot;
 mod initramfs;
 mod kernel;
+pub(crate) mod machine;
+pub(crate) mod migration;
 mod qmp;
 mod vm;
 
@@ -13,6 +15,12 @@ pub(crate) use boot::{Args, run};
 
 /// Why no VM can be run on this machine.
 pub(crate) fn missing() -> Option<String> {
+    missing_program()
+        .or_else(|| kernel::fetch(&cache()).err().map(|e| format!("no kernel for a VM: {e:#}")))
+}
+
+/// Why QEMU cannot be run on this machine.
+pub(crate) fn missing_program() -> Option<String> {
     let quiet = Command::new("qemu-system-x86_64")
         .arg("--version")
         .stdout(Stdio::null())
@@ -23,7 +31,7 @@ pub(crate) fn missing() -> Option<String> {
             "'qemu-system-x86_64' is not installed (Debian package qemu-system-x86)".to_owned(),
         );
     }
-    kernel::fetch(&cache()).err().map(|e| format!("no kernel for a VM: {e:#}"))
+    None
 }
 
 /// Where the kernel is kept between runs.

@@ -1,10 +1,10 @@
-//! One QEMU process: RAM in a shared file, QMP, a console that is logged, and a serial port over
-//! which the workload inside talks.
+//! A VM whose init is the workload: a machine, a console that is logged, and a serial port over
+//! which heartbeats come out and commands go in.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,37 +12,36 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use workload::journal::Collector;
 
-use super::qmp::Qmp;
-use crate::programs::Ended;
+use super::machine::{Begins, Machine, MachineRecipe};
 
 /// How long an answer of the workload inside may take under emulation.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a VM is made of.
+#[derive(Clone, Copy)]
 pub(crate) struct Recipe<'a> {
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     pub(crate) directory: &'a Path,
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
-    /// Megabytes of memory; below 2048 one stretch from address 0.
-    pub(crate) memory_mib: u64,
+    /// Kilobytes of memory; below 2 GiB one stretch from address 0.
+    pub(crate) memory_kib: u64,
     pub(crate) cpus: u32,
     /// Settings of the workload, on the kernel command line.
     pub(crate) settings: &'a str,
-    /// Waits for a migration instead of booting.
-    pub(crate) incoming: bool,
+    pub(crate) begins: Begins,
 }
 
-/// A running QEMU, ended with this value.
+/// A VM, ended with this value.
 pub(crate) struct Vm {
-    child: Ended,
-    pub(crate) qmp: Qmp,
+    pub(crate) machine: Machine,
     serial: UnixStream,
     answers: Receiver<String>,
-    /// The file that is the VM's RAM: guest-physical memory from address 0.
-    pub(crate) ram: PathBuf,
-    pub(crate) console: PathBuf,
+    console: PathBuf,
 }
+
+/// Where a VM's heartbeats are gathered.
+pub(crate) type Gathered = Arc<Mutex<Collector>>;
 
 impl Vm {
     /// Starts a VM by `qemu`, a command that runs qemu-system-x86_64 on the right host; heartbeats
@@ -50,23 +49,12 @@ impl Vm {
     pub(crate) fn start(
         mut qemu: Command,
         recipe: &Recipe<'_>,
-        collector: &Arc<Mutex<Collector>>,
+        collector: &Gathered,
     ) -> anyhow::Result<Self> {
         let file = |kind: &str| recipe.directory.join(format!("{}.{kind}", recipe.name));
-        let (ram, console, serial, qmp) =
-            (file("ram"), file("console"), file("serial"), file("qmp"));
-        let memory = recipe.memory_mib;
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-M", "q35,accel=tcg,memory-backend=ram", "-cpu", "max"])
-            .args(["-m", &format!("{memory}M"), "-smp", &recipe.cpus.to_string()])
-            .arg("-object")
-            .arg(format!(
-                "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
-                ram.display()
-            ))
-            .args(["-serial", &format!("file:{}", console.display())])
+        let (console, serial) = (file("console"), file("serial"));
+        qemu.args(["-serial", &format!("file:{}", console.display())])
             .args(["-serial", &format!("unix:{},server=on,wait=off", serial.display())])
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             .arg("-kernel")
             .arg(recipe.kernel)
             .arg("-initrd")
@@ -77,42 +65,19 @@ impl Vm {
                  workload.control=serial:/dev/ttyS1 {}",
                 recipe.settings
             ));
-        if recipe.incoming {
-            qemu.args(["-incoming", "defer"]);
-        }
-        let child = qemu
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::from(std::fs::File::create(file("errors"))?))
-            .spawn()
-            .context("cannot run qemu-system-x86_64 (Debian package qemu-system-x86)")?;
-        let child = Ended(child);
-        let connected = Qmp::connect(&qmp).with_context(|| {
-            std::fs::read_to_string(file("errors")).unwrap_or_default().trim().to_owned()
-        })?;
+        let machine = MachineRecipe {
+            name: recipe.name,
+            directory: recipe.directory,
+            ram: file("ram"),
+            memory_kib: recipe.memory_kib,
+            preallocated: false,
+            cpus: recipe.cpus,
+            begins: recipe.begins,
+        };
+        let machine = Machine::start(qemu, &machine)?;
         let port = UnixStream::connect(&serial).context("cannot connect to the serial port")?;
-        let (sender, answers) = channel();
-        let (lines, collector) = (BufReader::new(port.try_clone()?), collector.clone());
-        std::thread::Builder::new().name(format!("serial-{}", recipe.name)).spawn(move || {
-            for line in lines.split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                match line.strip_prefix("# ") {
-                    Some(answer) => {
-                        if sender.send(answer.trim_end().to_owned()).is_err() {
-                            break;
-                        }
-                    }
-                    None => {
-                        let mut collector =
-                            collector.lock().unwrap_or_else(PoisonError::into_inner);
-                        if collector.line(&line).is_err() {
-                            break;
-                        }
-                    }
-                }
-            }
-        })?;
-        Ok(Self { child, qmp: connected, serial: port, answers, ram, console })
+        let answers = listen(port.try_clone()?, recipe.name, collector)?;
+        Ok(Self { machine, serial: port, answers, console })
     }
 
     /// Sends a command to the workload inside.
@@ -153,15 +118,54 @@ impl Vm {
 
     /// Waits until the VM has powered itself off.
     pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + timeout;
-        while self.child.0.try_wait()?.is_none() {
+        self.machine.wait(timeout).with_context(|| format!("its console: {}", self.last_words()))
+    }
+
+    /// Waits until the workload inside has sent `beats` more heartbeats.
+    pub(crate) fn await_beats(&self, collector: &Gathered, beats: u64) -> anyhow::Result<()> {
+        let count = || collector.lock().map_or(0, |c| c.beats);
+        let (wanted, deadline) = (count() + beats, Instant::now() + BOOT_TIMEOUT);
+        while count() < wanted {
             anyhow::ensure!(
                 Instant::now() < deadline,
-                "the VM did not power off; its console: {}",
-                self.last_words()
+                "no heartbeat from the VM; its console: {} {}",
+                self.last_words(),
+                self.machine.complaints()
             );
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
+}
+
+/// How long a VM may take to boot under emulation.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Reads what comes over a serial port: heartbeats go to the collector, answers are handed on.
+pub(crate) fn listen(
+    port: UnixStream,
+    name: &str,
+    collector: &Gathered,
+) -> anyhow::Result<Receiver<String>> {
+    let (sender, answers) = channel();
+    let (lines, collector) = (BufReader::new(port), collector.clone());
+    std::thread::Builder::new().name(format!("serial-{name}")).spawn(move || {
+        for line in lines.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            match line.strip_prefix("# ") {
+                Some(answer) => {
+                    if sender.send(answer.trim_end().to_owned()).is_err() {
+                        break;
+                    }
+                }
+                None => {
+                    let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+                    if collector.line(&line).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(answers)
 }

@@ -1,0 +1,228 @@
+//! QEMU's own ways to migrate, driven over QMP, and what QEMU says of them afterwards.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::qmp::Qmp;
+
+/// How often QEMU is asked how far it is.
+const POLL: Duration = Duration::from_millis(20);
+
+/// One way to migrate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode {
+    pub(crate) name: &'static str,
+    capabilities: &'static [&'static str],
+    channels: Option<u32>,
+    compression: Option<&'static str>,
+    pub(crate) encrypted: bool,
+    /// Switched to post-copy while it goes on.
+    pub(crate) postcopy: bool,
+}
+
+const PLAIN: Mode = Mode {
+    name: "plain",
+    capabilities: &[],
+    channels: None,
+    compression: None,
+    encrypted: false,
+    postcopy: false,
+};
+
+/// All of them.
+pub(crate) const MODES: [Mode; 11] = [
+    PLAIN,
+    Mode { name: "auto-converge", capabilities: &["auto-converge"], ..PLAIN },
+    Mode { name: "multifd2", capabilities: &["multifd"], channels: Some(2), ..PLAIN },
+    Mode { name: "multifd4", capabilities: &["multifd"], channels: Some(4), ..PLAIN },
+    Mode {
+        name: "multifd-zstd",
+        capabilities: &["multifd"],
+        channels: Some(2),
+        compression: Some("zstd"),
+        ..PLAIN
+    },
+    Mode { name: "xbzrle", capabilities: &["xbzrle"], ..PLAIN },
+    Mode { name: "postcopy", capabilities: &["postcopy-ram"], postcopy: true, ..PLAIN },
+    Mode {
+        name: "postcopy-preempt",
+        capabilities: &["postcopy-ram", "postcopy-preempt"],
+        postcopy: true,
+        ..PLAIN
+    },
+    Mode { name: "tls", encrypted: true, ..PLAIN },
+    Mode {
+        name: "multifd-tls",
+        capabilities: &["multifd"],
+        channels: Some(2),
+        encrypted: true,
+        ..PLAIN
+    },
+    Mode {
+        name: "postcopy-tls",
+        capabilities: &["postcopy-ram"],
+        encrypted: true,
+        postcopy: true,
+        ..PLAIN
+    },
+];
+
+impl Mode {
+    /// The mode of that name.
+    pub(crate) fn named(name: &str) -> anyhow::Result<Self> {
+        MODES.into_iter().find(|mode| mode.name == name).with_context(|| {
+            let names = MODES.map(|mode| mode.name).join(", ");
+            format!("QEMU has no mode '{name}' here; there are: {names}, all")
+        })
+    }
+
+    fn parameters(&self) -> Value {
+        let mut parameters = json!({});
+        if let Some(channels) = self.channels {
+            parameters["multifd-channels"] = channels.into();
+        }
+        if let Some(compression) = self.compression {
+            parameters["multifd-compression"] = compression.into();
+        }
+        if self.encrypted {
+            parameters["tls-creds"] = "tls0".into();
+        }
+        parameters
+    }
+}
+
+/// What a migration is to keep to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most bytes per second that QEMU sends.
+    pub(crate) bytes_per_s: u64,
+    pub(crate) downtime: Duration,
+    /// It is called off after this long.
+    pub(crate) time: Duration,
+}
+
+/// What QEMU says of a migration.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claim {
+    /// `completed`, `failed` or `cancelled`.
+    pub(crate) status: String,
+    /// Why it failed.
+    pub(crate) error: String,
+    pub(crate) total_ms: f64,
+    pub(crate) downtime_ms: f64,
+    pub(crate) setup_ms: f64,
+    /// Bytes on the wire.
+    pub(crate) bytes: u64,
+    /// Passes over memory.
+    pub(crate) rounds: u64,
+}
+
+impl Claim {
+    fn read(answer: &Value) -> Self {
+        let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+        Self {
+            status: answer["status"].as_str().unwrap_or("none").to_owned(),
+            error: answer["error-desc"].as_str().unwrap_or_default().to_owned(),
+            total_ms: number(&answer["total-time"]),
+            downtime_ms: number(&answer["downtime"]),
+            setup_ms: number(&answer["setup-time"]),
+            bytes: answer["ram"]["transferred"].as_u64().unwrap_or(0),
+            rounds: answer["ram"]["dirty-sync-count"].as_u64().unwrap_or(0),
+        }
+    }
+
+    /// Whether it is over, one way or the other.
+    fn ended(&self) -> bool {
+        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+    }
+}
+
+/// Tells both sides how, and the destination where to listen.
+pub(crate) fn prepare(
+    source: &mut Qmp,
+    destination: &mut Qmp,
+    mode: &Mode,
+    limits: &Limits,
+    listen: &str,
+    tls: Option<&Path>,
+) -> anyhow::Result<()> {
+    for (qmp, endpoint) in [(&mut *source, "client"), (&mut *destination, "server")] {
+        let on = |name: &&str| json!({ "capability": name, "state": true });
+        let capabilities: Vec<_> = mode.capabilities.iter().map(on).collect();
+        if !capabilities.is_empty() {
+            qmp.run("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
+        }
+        if let (true, Some(directory)) = (mode.encrypted, tls) {
+            let id = "tls0";
+            // A machine that is a source after it was a destination has such an object already.
+            let _ = qmp.run("object-del", json!({ "id": id }));
+            qmp.run(
+                "object-add",
+                json!({
+                    "qom-type": "tls-creds-x509",
+                    "id": id,
+                    "dir": directory.display().to_string(),
+                    "endpoint": endpoint,
+                    "verify-peer": true,
+                }),
+            )?;
+        }
+        if mode.parameters() != json!({}) {
+            qmp.run("migrate-set-parameters", mode.parameters())?;
+        }
+    }
+    let limits = json!({
+        "max-bandwidth": limits.bytes_per_s,
+        "downtime-limit": limits.downtime.as_millis() as u64,
+    });
+    source.run("migrate-set-parameters", limits)?;
+    destination.run("migrate-incoming", json!({ "uri": format!("tcp:{listen}") }))?;
+    Ok(())
+}
+
+/// Starts migrating to where the destination listens.
+pub(crate) fn begin(source: &mut Qmp, to: &str) -> anyhow::Result<()> {
+    source.run("migrate", json!({ "uri": format!("tcp:{to}") })).map(drop)
+}
+
+/// How far it is, as QEMU says.
+pub(crate) fn progress(qmp: &mut Qmp) -> anyhow::Result<Claim> {
+    Ok(Claim::read(&qmp.run("query-migrate", json!({}))?))
+}
+
+/// Waits for the end; `while_active` is called as long as it goes on. It is called off, and said so,
+/// when it takes longer than it may.
+pub(crate) fn finish(
+    source: &mut Qmp,
+    limits: &Limits,
+    mut while_active: impl FnMut(&mut Qmp, &Claim) -> anyhow::Result<()>,
+) -> anyhow::Result<Claim> {
+    let deadline = Instant::now() + limits.time;
+    let mut called_off = false;
+    loop {
+        let claim = progress(source)?;
+        if claim.ended() {
+            anyhow::ensure!(
+                !called_off,
+                "not over after {:?}, in pass {}: called off",
+                limits.time,
+                claim.rounds
+            );
+            return Ok(claim);
+        }
+        if Instant::now() > deadline && !called_off {
+            called_off = true;
+            source.run("migrate_cancel", json!({}))?;
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline + Duration::from_secs(30),
+            "QEMU does not call off a migration that is '{}'",
+            claim.status
+        );
+        while_active(source, &claim)?;
+        std::thread::sleep(POLL);
+    }
+}
