@@ -26,7 +26,7 @@ pub struct Optimality {
     pub time_ratio: f64,
     /// Least downtime at that bandwidth, fixed costs left out, in milliseconds.
     pub downtime_min_ms: f64,
-    /// Downtime over that; null where it could have been nothing.
+    /// Downtime over that; null where it could have been next to nothing.
     pub downtime_ratio: Option<f64>,
 }
 
@@ -50,8 +50,8 @@ impl Optimality {
             time_min_ms,
             time_ratio: over(time_ms, time_min_ms),
             downtime_min_ms,
-            // Below a thousandth of a millisecond a ratio says nothing.
-            downtime_ratio: (downtime_min_ms > 1e-3).then(|| downtime_ms / downtime_min_ms),
+            // Beside fixed costs, a ratio to less than a tenth of a millisecond says nothing.
+            downtime_ratio: (downtime_min_ms >= 0.1).then(|| downtime_ms / downtime_min_ms),
         }
     }
 }

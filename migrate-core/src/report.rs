@@ -120,6 +120,8 @@ pub struct MigrationReport {
     pub streams: u32,
     /// Guest memory in pages of 4096 bytes.
     pub memory_pages: u64,
+    /// Pages of it that were never touched before the first page was sent: not even looked at.
+    pub untouched_pages: u64,
     /// Connecting, and the destination building and populating its shadow.
     pub setup_ms: f64,
     /// From the first page to the guest running at the destination, without the proof.

@@ -8,7 +8,7 @@ use crate::codec::{CHECK_BYTES, UNCHECKED, check};
 use crate::error::lost;
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
-use crate::memory::{Bitmap, CHUNK_PAGES, PageNumber, pages_of, shard};
+use crate::memory::{Bitmap, PageNumber, pages_of, shard};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
 
@@ -83,32 +83,33 @@ impl Receiver {
         let header = self.channel.read_header(self.tag, doing)?;
         match header.kind {
             Kind::Pages => {
-                let pages = self.checked(&header)?;
-                self.payload.resize((header.b * CHECK_BYTES) as usize, 0);
-                let (channel, checks) = (&self.channel, &mut self.payload);
-                self.memory
-                    .fill(&pages, |bytes| channel.read_both(checks, bytes))
+                self.checked(&header)?;
+                let count = u64::from(header.b.count_ones());
+                self.payload.resize((count * CHECK_BYTES) as usize, 0);
+                self.channel
+                    .read_pages(&mut self.payload, &self.memory, header.a, header.b)
                     .map_err(lost(doing))?;
-                self.written.insert(pages.clone());
-                for (index, page) in pages.enumerate() {
+                for (index, page) in pages_of(header.a, header.b).enumerate() {
                     let check =
                         self.payload[index * 8..].first_chunk().copied().unwrap_or_default();
+                    self.written.insert(page..page + 1);
                     self.judge(page, u64::from_le_bytes(check));
                 }
-                self.received += header.b;
+                self.received += count;
             }
             Kind::ZeroPages => {
-                let pages = self.checked(&header)?;
-                for run in self.written.runs(pages.clone()) {
-                    self.memory.zero(&run);
-                }
-                for page in pages {
+                self.checked(&header)?;
+                for page in pages_of(header.a, header.b) {
+                    if self.written.remove(page) {
+                        self.memory.zero(&(page..page + 1));
+                    }
                     self.suspected.remove(page);
                 }
-                self.received += header.b;
+                self.received += u64::from(header.b.count_ones());
             }
             Kind::Packed | Kind::Lines => {
-                let pages = self.group(&header)?;
+                self.checked(&header)?;
+                let pages: Vec<_> = pages_of(header.a, header.b).collect();
                 self.received += pages.len() as u64;
                 self.payload.resize(header.length, 0);
                 self.channel.read_exact(&mut self.payload).map_err(lost(doing))?;
@@ -173,32 +174,17 @@ impl Receiver {
         Ok(())
     }
 
-    /// The pages of a group's frame, all of them inside memory and in this stream's shard.
-    fn group(&self, header: &Header) -> Result<Vec<PageNumber>, Error> {
-        let pages: Vec<_> = pages_of(header.a, header.b).collect();
-        let last = pages.last().copied().unwrap_or(header.a);
+    /// Whether the pages of a frame are all inside memory and in this stream's shard.
+    fn checked(&self, header: &Header) -> Result<(), Error> {
+        let last = header.a + (u64::BITS - 1 - header.b.leading_zeros()) as u64;
         let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
         if last >= self.memory.pages() {
             return unexpected("pages beyond the end of memory");
         }
+        // A group lies in one chunk, and so in one shard.
         if shard(header.a, self.streams) != self.stream {
             return unexpected("pages of another stream's shard");
         }
-        Ok(pages)
-    }
-
-    /// The pages of a frame, all of them inside memory and in this stream's shard.
-    fn checked(&self, header: &Header) -> Result<std::ops::Range<u64>, Error> {
-        let (first, last) = (header.a, header.a + header.b - 1);
-        let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
-        if last >= self.memory.pages() {
-            return unexpected("pages beyond the end of memory");
-        }
-        // A run may not cross chunks of other streams; with one stream there are none.
-        let chunks = first / CHUNK_PAGES == last / CHUNK_PAGES;
-        if shard(first, self.streams) != self.stream || !(chunks || self.streams == 1) {
-            return unexpected("pages of another stream's shard");
-        }
-        Ok(first..last + 1)
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::Error;
 use crate::guest::MemoryView;
-use crate::memory::PAGE_BYTES;
+use crate::memory::{PAGE_BYTES, PageNumber, runs_of};
 use crate::proto::frame::{HEADER_BYTES, Header, Kind};
 
 use super::sys;
@@ -51,58 +51,62 @@ impl Channel {
     /// # Errors
     /// As [`Channel::write`].
     pub fn send(&self, tag: u64, header: &Header, payload: &[u8]) -> io::Result<()> {
-        self.send_parts(tag, header, &[payload])
+        self.send_parts(tag, &[], header, &[payload])
     }
 
-    /// Sends a frame whose payload lies in several places.
+    /// Sends a frame whose payload lies in several places, after whole frames in `before`.
     ///
     /// # Errors
     /// As [`Channel::write`].
-    pub fn send_parts(&self, tag: u64, header: &Header, parts: &[&[u8]]) -> io::Result<()> {
+    pub fn send_parts(
+        &self,
+        tag: u64,
+        before: &[u8],
+        header: &Header,
+        parts: &[&[u8]],
+    ) -> io::Result<()> {
         debug_assert_eq!(header.length, parts.iter().map(|p| p.len()).sum::<usize>());
         let _whole = lock(&self.writing);
         let bytes: [u8; HEADER_BYTES] = header.encode(tag);
+        let all = [before, &bytes].into_iter().chain(parts.iter().copied());
         if self.tls.is_none() {
-            let all = std::iter::once(&bytes[..]).chain(parts.iter().copied());
             let mut slices: Vec<_> = all.map(io::IoSlice::new).collect();
             return write_all_vectored(&self.stream, &mut slices).map_err(stalled);
         }
-        self.write_locked(&bytes).map_err(stalled)?;
-        parts.iter().try_for_each(|part| self.write_locked(part).map_err(stalled))
+        for part in all {
+            self.write_locked(part).map_err(stalled)?;
+        }
+        Ok(())
     }
 
-    /// Sends a frame whose payload is `checks` and then guest pages: from guest memory to the
-    /// socket without a copy of our own, unless TLS has to encrypt them.
+    /// Sends a frame whose payload is `checks` and then guest pages, after whole frames in
+    /// `before`: from guest memory to the socket without a copy of our own, unless TLS has to
+    /// encrypt them.
     ///
     /// # Errors
     /// As [`Channel::write`].
     pub fn send_pages(
         &self,
         tag: u64,
+        before: &[u8],
         header: &Header,
         checks: &[u8],
         memory: &MemoryView,
-        pages: std::ops::Range<u64>,
     ) -> io::Result<()> {
-        debug_assert_eq!(
-            header.length as u64,
-            checks.len() as u64 + (pages.end - pages.start) * PAGE_BYTES
-        );
         let _whole = lock(&self.writing);
         let bytes: [u8; HEADER_BYTES] = header.encode(tag);
+        let head = [before, &bytes, checks];
+        let runs: Vec<_> = runs_of(header.a, header.b).collect();
         if self.tls.is_none() {
-            return sys::write_pages(&self.stream, [&bytes, checks], memory, pages)
-                .map_err(stalled);
+            return sys::write_pages(&self.stream, head, memory, &runs).map_err(stalled);
         }
-        self.write_locked(&bytes).map_err(stalled)?;
-        self.write_locked(checks).map_err(stalled)?;
-        let mut buffer = vec![0; TLS_PIECE_BYTES];
-        let step = TLS_PIECE_BYTES as u64 / PAGE_BYTES;
-        for first in pages.clone().step_by(step as usize) {
-            let piece = first..(first + step).min(pages.end);
-            let buffer = &mut buffer[..((piece.end - piece.start) * PAGE_BYTES) as usize];
-            memory.copy_out(&piece, buffer);
-            self.write_locked(buffer).map_err(stalled)?;
+        for part in head {
+            self.write_locked(part).map_err(stalled)?;
+        }
+        let mut buffer = vec![0; PAGE_BYTES as usize];
+        for page in runs.into_iter().flatten() {
+            memory.copy_out(&(page..page + 1), &mut buffer);
+            self.write_locked(&buffer).map_err(stalled)?;
         }
         Ok(())
     }
@@ -126,7 +130,7 @@ impl Channel {
     /// The link is lost, or silent for longer than its timeout (`TimedOut`).
     pub fn read_exact(&self, into: &mut [u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
-            return sys::read_all(&self.stream, [into, &mut []]).map_err(stalled);
+            return sys::read_all(&self.stream, into).map_err(stalled);
         };
         let mut received = lock(&self.received);
         let mut filled = 0;
@@ -159,16 +163,26 @@ impl Channel {
         Ok(())
     }
 
-    /// Fills both, one after the other.
+    /// Fills `checks`, and then the pages of a shadow that the mask of a group names.
     ///
     /// # Errors
     /// As [`Channel::read_exact`].
-    pub fn read_both(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<()> {
+    pub fn read_pages(
+        &self,
+        checks: &mut [u8],
+        memory: &MemoryView,
+        first: PageNumber,
+        mask: u64,
+    ) -> io::Result<()> {
         if self.tls.is_none() {
-            return sys::read_all(&self.stream, [first, second]).map_err(stalled);
+            let runs = runs_of(first, mask);
+            return sys::read_pages(&self.stream, checks, memory, runs).map_err(stalled);
         }
-        self.read_exact(first)?;
-        self.read_exact(second)
+        self.read_exact(checks)?;
+        for run in runs_of(first, mask) {
+            memory.fill(&run, |bytes| self.read_exact(bytes))?;
+        }
+        Ok(())
     }
 
     /// Reads a checked header.

@@ -6,66 +6,62 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use crate::guest::MemoryView;
-use crate::memory::PAGE_BYTES;
+use crate::memory::{GROUP_PAGES, PAGE_BYTES, PageNumber};
 
-/// Fills both buffers. The kernel waits until all of a read is there, instead of waking the thread
+/// Shorter runs of pages are copied into the socket: queueing pages one by one costs more.
+const QUEUED_PAGES_MIN: u64 = 8;
+/// Parts of one gathered write or scattered read: heads, and every other page of a group.
+const PARTS_MAX: usize = 4 + GROUP_PAGES as usize;
+
+/// Fills the buffer. The kernel waits until all of a read is there, instead of waking the thread
 /// for every few packets.
-pub(super) fn read_all(stream: &TcpStream, mut into: [&mut [u8]; 2]) -> io::Result<()> {
-    while into.iter().any(|part| !part.is_empty()) {
-        let mut parts = into
-            .each_mut()
-            .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() });
-        // SAFETY: all-zero is a valid msghdr; the fields that matter are set below.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len() as _;
-        // SAFETY: both parts are ours to write for their length.
-        let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, libc::MSG_WAITALL) };
-        let mut got = match got {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            got if got > 0 => got as usize,
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => continue,
-                e => return Err(e),
-            },
-        };
-        for part in &mut into {
-            let taken = got.min(part.len());
-            *part = &mut std::mem::take(part)[taken..];
-            got -= taken;
-        }
-    }
-    Ok(())
+pub(super) fn read_all(stream: &TcpStream, into: &mut [u8]) -> io::Result<()> {
+    scatter(stream, vec![part(into.as_mut_ptr(), into.len())])
 }
 
-/// Writes the `head` and then `pages`, which the kernel reads while the guest may write them: what
-/// goes out is some mix of old and new, and the page is dirty again.
+/// Fills `checks` and then pages of a shadow, which nobody else may write.
+pub(super) fn read_pages(
+    stream: &TcpStream,
+    checks: &mut [u8],
+    memory: &MemoryView,
+    runs: impl Iterator<Item = Range<PageNumber>>,
+) -> io::Result<()> {
+    let mut parts = vec![part(checks.as_mut_ptr(), checks.len())];
+    parts.extend(runs.map(|run| {
+        let (start, bytes) = memory.raw(&run);
+        part(start, bytes)
+    }));
+    scatter(stream, parts)
+}
+
+/// Writes the `head` and then `runs` of pages, which the kernel reads while the guest may write
+/// them: what goes out is some mix of old and new, and the page is dirty again.
 ///
-/// Of memory that is a mapping of a file the pages themselves are queued, and read when the network
-/// card, or the receiver on this machine, takes them: no copy is made here. Otherwise the kernel
-/// copies them into the socket.
+/// Of memory that is a mapping of a file the pages of a long run are queued themselves, and read
+/// when the network card, or the receiver on this machine, takes them: no copy is made here.
+/// Otherwise the kernel copies them into the socket.
 pub(super) fn write_pages(
     stream: &TcpStream,
-    head: [&[u8]; 2],
+    head: [&[u8]; 3],
     memory: &MemoryView,
-    pages: Range<u64>,
+    runs: &[Range<PageNumber>],
 ) -> io::Result<()> {
-    let mut rest = memory.raw(&pages);
-    if let Some(file) = memory.file() {
-        let none = (rest.0, 0);
-        gather(stream, head, none, libc::MSG_MORE)?;
-        let mut offset = (pages.start * PAGE_BYTES) as libc::off_t;
-        while rest.1 > 0 {
+    let mut parts: Vec<_> =
+        head.iter().map(|bytes| part(bytes.as_ptr().cast_mut(), bytes.len())).collect();
+    if let ([run], Some(file)) = (runs, memory.file())
+        && run.end - run.start >= QUEUED_PAGES_MIN
+    {
+        gather(stream, parts, libc::MSG_MORE)?;
+        let mut offset = (run.start * PAGE_BYTES) as libc::off_t;
+        let end = (run.end * PAGE_BYTES) as libc::off_t;
+        while offset < end {
+            let rest = (end - offset) as usize;
             // SAFETY: both descriptors are open; the kernel reads the file, not our memory.
-            let sent = unsafe {
-                libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &mut offset, rest.1)
-            };
+            let sent =
+                unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &mut offset, rest) };
             match sent {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
-                sent if sent > 0 => {
-                    // SAFETY: at most the rest was sent, so it stays inside or one past.
-                    rest = unsafe { (rest.0.add(sent as usize), rest.1 - sent as usize) };
-                }
+                sent if sent > 0 => {}
                 _ => match io::Error::last_os_error() {
                     e if e.kind() == io::ErrorKind::Interrupted => {}
                     // A file of a kind that cannot be sent, such as huge pages.
@@ -74,51 +70,81 @@ pub(super) fn write_pages(
                 },
             }
         }
-        return gather(stream, [&[], &[]], rest, 0);
+        let (start, bytes) = memory.raw(run);
+        let sent = bytes - (end - offset) as usize;
+        // SAFETY: at most the whole run was sent, so the pointer stays inside or one past.
+        let rest = part(unsafe { start.add(sent) }, bytes - sent);
+        return gather(stream, vec![rest], 0);
     }
-    gather(stream, head, rest, 0)
+    parts.extend(runs.iter().map(|run| {
+        let (start, bytes) = memory.raw(run);
+        part(start, bytes)
+    }));
+    gather(stream, parts, 0)
 }
 
-/// Writes the `head` and then `bytes` of guest memory.
-fn gather(
-    stream: &TcpStream,
-    mut head: [&[u8]; 2],
-    (mut start, mut bytes): (*mut u8, usize),
-    flags: libc::c_int,
-) -> io::Result<()> {
-    while bytes > 0 || head.iter().any(|part| !part.is_empty()) {
-        let part = |bytes: &[u8]| libc::iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
+fn part(start: *mut u8, bytes: usize) -> libc::iovec {
+    libc::iovec { iov_base: start.cast(), iov_len: bytes }
+}
+
+/// Takes `bytes` off the front of what is left; whether anything is.
+fn advance(parts: &mut [libc::iovec], mut bytes: usize) -> bool {
+    for part in &mut *parts {
+        let taken = bytes.min(part.iov_len);
+        // SAFETY: at most the part's own length is added, so it stays inside or one past its end.
+        part.iov_base = unsafe { part.iov_base.cast::<u8>().add(taken) }.cast();
+        part.iov_len -= taken;
+        bytes -= taken;
+    }
+    parts.iter().any(|part| part.iov_len > 0)
+}
+
+fn message(parts: &mut [libc::iovec]) -> libc::msghdr {
+    debug_assert!(parts.len() <= PARTS_MAX, "{} parts", parts.len());
+    // SAFETY: all-zero is a valid msghdr; the fields that matter are set below.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    message
+}
+
+/// Fills all parts, which must be ours to write.
+fn scatter(stream: &TcpStream, mut parts: Vec<libc::iovec>) -> io::Result<()> {
+    let mut more = advance(&mut parts, 0);
+    while more {
+        let mut message = message(&mut parts);
+        // SAFETY: the parts are valid for writing their length: buffers borrowed exclusively, or
+        // pages of a shadow that only this stream writes.
+        let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, libc::MSG_WAITALL) };
+        more = match got {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            got if got > 0 => advance(&mut parts, got as usize),
+            _ => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => true,
+                e => return Err(e),
+            },
         };
-        let pages = libc::iovec { iov_base: start.cast(), iov_len: bytes };
-        let mut parts = [part(head[0]), part(head[1]), pages];
-        // SAFETY: all-zero is a valid msghdr; the fields that matter are set below.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len() as _;
+    }
+    Ok(())
+}
+
+/// Writes all parts, some of which may be guest memory.
+fn gather(stream: &TcpStream, mut parts: Vec<libc::iovec>, flags: libc::c_int) -> io::Result<()> {
+    let mut more = advance(&mut parts, 0);
+    while more {
+        let message = message(&mut parts);
         let flags = flags | libc::MSG_NOSIGNAL;
         // SAFETY: all parts are valid for reading their length; the kernel copies them, so a
         // guest that writes meanwhile races with no Rust reference.
         let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &message, flags) };
-        if sent < 0 {
-            match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => continue,
+        more = match sent {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            sent if sent > 0 => advance(&mut parts, sent as usize),
+            _ => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => true,
                 e => return Err(e),
-            }
-        }
-        if sent == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        let mut sent = sent as usize;
-        for part in &mut head {
-            let taken = sent.min(part.len());
-            *part = &part[taken..];
-            sent -= taken;
-        }
-        // SAFETY: at most `bytes` of the pages were sent, so the pointer stays inside or one past.
-        start = unsafe { start.add(sent) };
-        bytes -= sent;
+            },
+        };
     }
     Ok(())
 }

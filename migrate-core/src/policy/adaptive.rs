@@ -32,6 +32,9 @@ const FIRM_FROM: f64 = 0.97;
 const FIRM_SHARE: f64 = 0.1;
 /// A rest that takes this share of the goal is small enough, whether it shrinks on or not.
 const SMALL_ENOUGH: f64 = 0.1;
+/// While the rest fits: where it shrinks to this share of itself in the time that a stun may take,
+/// waiting on costs no more time than it saves the guest.
+const WORTH_WAITING: f64 = 0.5;
 /// Windows without a smaller rest after which it has stopped shrinking.
 const LEVEL_WINDOWS: u32 = 3;
 /// Time of a handover beyond the last send: pause, harvest, state, record, resume.
@@ -59,8 +62,7 @@ pub(super) struct Adaptive {
     stall: Stall,
     /// When the rest was last smaller than ever before.
     shrank: Time,
-    /// While the rest fits the goal: the smallest one, windows since it was seen, and the time
-    /// since when it fits.
+    /// While the rest fits the goal.
     fitting: Option<Fitting>,
 }
 
@@ -68,6 +70,8 @@ pub(super) struct Adaptive {
 struct Fitting {
     least: u64,
     windows: u32,
+    /// The rest, and when, at which it was last asked whether waiting is worth while.
+    first: u64,
     since: Time,
 }
 
@@ -109,16 +113,18 @@ impl Adaptive {
             self.fitting = None;
             return None;
         }
-        let fresh = Fitting { least: u64::MAX, windows: 0, since: now };
+        let fresh = Fitting { least: u64::MAX, windows: 0, since: now, first: pending };
         let fitting = self.fitting.get_or_insert(fresh);
         match pending < fitting.least {
             true => (fitting.least, fitting.windows) = (pending, 0),
             false => fitting.windows += 1,
         }
-        let ready = time <= budget.mul_f64(SMALL_ENOUGH)
-            || fitting.windows >= LEVEL_WINDOWS
+        let mut ready = time <= budget.mul_f64(SMALL_ENOUGH) || fitting.windows >= LEVEL_WINDOWS;
+        if now - fitting.since >= budget {
             // What shrinks slowly is not worth waiting for.
-            || now - fitting.since >= budget;
+            ready |= pending as f64 > WORTH_WAITING * fitting.first as f64;
+            (fitting.first, fitting.since) = (pending, now);
+        }
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 

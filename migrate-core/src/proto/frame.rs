@@ -12,7 +12,7 @@ use super::{
     TEXT_BYTES_MAX,
 };
 use crate::codec::CHECK_BYTES;
-use crate::memory::{CHUNK_PAGES, GROUP_PAGES, PAGE_BYTES};
+use crate::memory::{GROUP_PAGES, PAGE_BYTES};
 
 /// What a frame is. The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +22,10 @@ pub enum Kind {
     Setup = 1,
     /// Destination, control: the shadow exists, all memory populated.
     SetupDone = 2,
-    /// Source, data: pages from `a`, `b` of them; payload: a check for each, then their bytes.
+    /// Source, data: the pages of the group at `a` that mask `b` names; payload: a check for each,
+    /// then their bytes.
     Pages = 3,
-    /// Source, data: pages from `a`, `b` of them, are zero.
+    /// Source, data: the pages of the group at `a` that mask `b` names are zero.
     ZeroPages = 4,
     /// Source, data: nothing more on this stream in epoch `a`.
     EndOfPages = 5,
@@ -47,8 +48,7 @@ pub enum Kind {
     Fail = 13,
     /// Both, control: for whoever embeds the engine; opaque.
     Note = 14,
-    /// Source, data: the pages of the group at `a` that mask `b` names; payload: a
-    /// [`crate::codec::block`] of their contents.
+    /// Source, data: the same pages; payload: a [`crate::codec::block`] of their contents.
     Packed = 15,
     /// Source, data: the same pages' changed lines; payload: a [`crate::codec::block`] of line masks
     /// and lines, to be put over what was sent before.
@@ -83,7 +83,7 @@ impl Kind {
     pub fn length_max(self) -> usize {
         match self {
             Self::Setup => DESCRIPTION_BYTES_MAX,
-            Self::Pages => (CHUNK_PAGES * (CHECK_BYTES + PAGE_BYTES)) as usize,
+            Self::Pages => (GROUP_PAGES * (CHECK_BYTES + PAGE_BYTES)) as usize,
             Self::Packed | Self::Lines => crate::codec::block::PAYLOAD_BYTES_MAX,
             Self::State => STATE_BYTES_MAX,
             Self::Note => NOTE_BYTES_MAX,
@@ -182,18 +182,19 @@ impl Header {
         match kind {
             Kind::Setup if a == 0 || a > PAGES_MAX => unexpected("page count out of range"),
             Kind::Setup if b == 0 || b > u64::from(STREAMS_MAX) => unexpected("stream count"),
+            Kind::Pages | Kind::ZeroPages | Kind::Packed | Kind::Lines
+                if b == 0 || !a.is_multiple_of(GROUP_PAGES) =>
+            {
+                unexpected("not the pages of a group")
+            }
             Kind::Pages
-                if b == 0 || b > CHUNK_PAGES || b * (CHECK_BYTES + PAGE_BYTES) != length as u64 =>
+                if u64::from(b.count_ones()) * (CHECK_BYTES + PAGE_BYTES) != length as u64 =>
             {
                 unexpected("page count and length disagree")
-            }
-            Kind::Packed | Kind::Lines if b == 0 || !a.is_multiple_of(GROUP_PAGES) => {
-                unexpected("not the pages of a group")
             }
             Kind::Packed | Kind::Lines if length < crate::codec::block::payload_bytes_min(b) => {
                 unexpected("too short for its pages")
             }
-            Kind::ZeroPages if b == 0 || b > PAGES_MAX => unexpected("page count out of range"),
             Kind::Pages | Kind::ZeroPages | Kind::Packed | Kind::Lines if a > PAGES_MAX => {
                 unexpected("page out of range")
             }
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn documented_example() {
-        let bytes = Header::new(Kind::Pages, 512, 2, 8208).encode(0x1122_3344_5566_7788);
+        let bytes = Header::new(Kind::Pages, 512, 0b101, 8208).encode(0x1122_3344_5566_7788);
         let text = bytes.map(|b| format!("{b:02x}")).join(" ");
         let doc = include_str!("../../../docs/protocol.md");
         assert!(doc.contains(&text), "docs/protocol.md should show {text}");

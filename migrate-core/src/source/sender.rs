@@ -23,6 +23,8 @@ use crate::report::Contents;
 
 /// A page with more changed lines than this is sent whole: masks and patching are not free.
 const LINES_MAX: u32 = LINES as u32 * 7 / 8;
+/// Frames of zero pages are gathered up to so many bytes.
+const SMALL_BYTES_MAX: usize = 16 << 10;
 /// Pages of a sample.
 const SAMPLE_PAGES: u64 = 4;
 const PAGE: usize = PAGE_BYTES as usize;
@@ -93,6 +95,8 @@ pub(super) struct Sender {
     copy: Vec<u8>,
     plain: Vec<u8>,
     payload: Vec<u8>,
+    /// Frames of zero pages, which go with the next frame of contents or at the end.
+    small: Vec<u8>,
 }
 
 impl Sender {
@@ -110,14 +114,25 @@ impl Sender {
             copy: vec![0; GROUP_PAGES as usize * PAGE],
             plain: Vec::new(),
             payload: Vec::new(),
+            small: Vec::new(),
             wiring,
         }
     }
 
     /// Says that nothing more comes in this epoch.
-    pub(super) fn end(&self, epoch: u64) -> std::io::Result<()> {
+    pub(super) fn end(&mut self, epoch: u64) -> std::io::Result<()> {
+        self.flush()?;
         let header = Header::new(Kind::EndOfPages, epoch, 0, 0);
         self.wiring.channel.send(self.wiring.tag, &header, &[])
+    }
+
+    /// Sends what was gathered.
+    pub(super) fn flush(&mut self) -> std::io::Result<()> {
+        if !self.small.is_empty() {
+            self.wiring.channel.write(&self.small)?;
+            self.small.clear();
+        }
+        Ok(())
     }
 
     /// Sends the pages of the group at `first` that `mask` names, as they are now.
@@ -137,9 +152,7 @@ impl Sender {
         let (method, signs) = (self.choice.method(), self.choice.signs());
         if method == Method::Plain && !signs {
             self.forget(first, rest);
-            for run in runs_of(first, rest) {
-                spent.wire_bytes += self.direct(run)?;
-            }
+            spent.wire_bytes += self.direct(first, rest)?;
         } else {
             self.copy_out(first, rest);
             let mut whole = rest;
@@ -158,14 +171,15 @@ impl Sender {
     }
 
     fn zero_pages(&mut self, first: PageNumber, mask: u64) -> std::io::Result<()> {
-        self.forget(first, mask);
-        for run in runs_of(first, mask) {
-            let count = run.end - run.start;
-            let header = Header::new(Kind::ZeroPages, run.start, count, 0);
-            self.send(&header, &[])?;
-            add(&self.wiring.counters.zero, count);
+        if mask == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.forget(first, mask);
+        let header = Header::new(Kind::ZeroPages, first, mask, 0);
+        self.admit(HEADER_BYTES);
+        self.small.extend(header.encode(self.wiring.tag));
+        add(&self.wiring.counters.zero, u64::from(mask.count_ones()));
+        if self.small.len() >= SMALL_BYTES_MAX { self.flush() } else { Ok(()) }
     }
 
     fn forget(&mut self, first: PageNumber, mask: u64) {
@@ -175,11 +189,11 @@ impl Sender {
     }
 
     /// Pages straight from guest memory, with checks of what they were a moment before.
-    fn direct(&mut self, run: Range<PageNumber>) -> std::io::Result<u64> {
-        let count = run.end - run.start;
+    fn direct(&mut self, first: PageNumber, mask: u64) -> std::io::Result<u64> {
+        let count = u64::from(mask.count_ones());
         let length = count as usize * (CHECK_BYTES as usize + PAGE);
         self.payload.clear();
-        for page in run.clone() {
+        for page in pages_of(first, mask) {
             let check = match self.wiring.encoding.checks {
                 Checks::Off => UNCHECKED,
                 Checks::On => {
@@ -191,9 +205,10 @@ impl Sender {
             self.payload.extend(check.to_le_bytes());
         }
         self.admit(HEADER_BYTES + length);
-        let header = Header::new(Kind::Pages, run.start, count, length);
+        let header = Header::new(Kind::Pages, first, mask, length);
         let Wiring { channel, memory, tag, counters, .. } = &self.wiring;
-        channel.send_pages(*tag, &header, &self.payload, memory, run)?;
+        channel.send_pages(*tag, &self.small, &header, &self.payload, memory)?;
+        self.small.clear();
         add(&counters.whole, count);
         Ok((HEADER_BYTES + length) as u64)
     }
@@ -298,19 +313,18 @@ impl Sender {
                 return Ok(Some(bytes as f64 / (count * PAGE_BYTES) as f64));
             }
         }
-        for run in runs_of(first, mask) {
-            let count = run.end - run.start;
-            self.payload.clear();
-            for page in run.clone() {
-                let check = self.check_of(first, page);
-                self.payload.extend(check.to_le_bytes());
-            }
-            let length = count as usize * (CHECK_BYTES as usize + PAGE);
-            let header = Header::new(Kind::Pages, run.start, count, length);
-            let parts = [&self.payload[..], &self.copy[place(first, &run)]];
-            spent.wire_bytes += self.send(&header, &parts)?;
-            add(&self.wiring.counters.whole, count);
+        self.payload.clear();
+        for page in pages_of(first, mask) {
+            let check = self.check_of(first, page);
+            self.payload.extend(check.to_le_bytes());
         }
+        let length = count as usize * (CHECK_BYTES as usize + PAGE);
+        let header = Header::new(Kind::Pages, first, mask, length);
+        let contents = runs_of(first, mask).map(|run| &self.copy[place(first, &run)]);
+        let parts: Vec<_> = std::iter::once(&self.payload[..]).chain(contents).collect();
+        spent.wire_bytes += self.send(&header, &parts)?;
+        self.small.clear();
+        add(&self.wiring.counters.whole, count);
         Ok((method != Method::Plain).then_some(1.0))
     }
 
@@ -340,16 +354,19 @@ impl Sender {
         packed
     }
 
-    fn send_block(&self, kind: Kind, first: PageNumber, mask: u64) -> std::io::Result<u64> {
+    fn send_block(&mut self, kind: Kind, first: PageNumber, mask: u64) -> std::io::Result<u64> {
         let header = Header::new(kind, first, mask, self.payload.len());
-        self.send(&header, &[&self.payload])
+        let bytes = self.send(&header, &[&self.payload])?;
+        self.small.clear();
+        Ok(bytes)
     }
 
-    /// Sends a frame when the pacer admits it; returns its bytes on the wire.
+    /// Sends a frame when the pacer admits it, after what was gathered; returns its bytes on the
+    /// wire.
     fn send(&self, header: &Header, parts: &[&[u8]]) -> std::io::Result<u64> {
         let bytes = HEADER_BYTES + header.length;
         self.admit(bytes);
-        self.wiring.channel.send_parts(self.wiring.tag, header, parts)?;
+        self.wiring.channel.send_parts(self.wiring.tag, &self.small, header, parts)?;
         Ok(bytes as u64)
     }
 

@@ -93,12 +93,12 @@ impl Shard {
                     return Ok(());
                 }
                 match take(first) {
-                    None => return Ok(()),
+                    None => return self.sender.flush(),
                     Some(0) => {}
                     Some(pages) => self.sender.group(first, pages)?,
                 }
             }
         }
-        Ok(())
+        self.sender.flush()
     }
 }

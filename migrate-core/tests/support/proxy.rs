@@ -87,13 +87,12 @@ fn relay_frames(
         match (rule, kind) {
             (Rule::OldCopyLast, 3) => {
                 let at = |i| u64::from_le_bytes(frame[i..i + 8].try_into().unwrap());
-                let (page, end) = (at(16), at(16) + at(24));
+                let (group, mask) = (at(16), at(24));
                 // What came first for a page that comes again.
-                let older = sent.range(..end).next_back().filter(|(_, (last, _))| *last > page);
-                if let Some((_, (_, old))) = older {
+                if let Some((_, old)) = sent.get(&group).filter(|(older, _)| older & mask != 0) {
                     stale.get_or_insert(old.clone());
                 }
-                sent.entry(page).or_insert((end, frame.clone()));
+                sent.entry(group).or_insert((mask, frame.clone()));
             }
             (Rule::OldCopyLast, 5) => to.write_all(&stale.take().unwrap_or_default())?,
             (Rule::DropLast | Rule::LateShard, 3) => {

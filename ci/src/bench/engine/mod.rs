@@ -206,7 +206,7 @@ fn contents() -> anyhow::Result<Vec<Row>> {
 fn downtime(effort: &Effort, qemu_ms: f64) -> anyhow::Result<Vec<Row>> {
     let hosts = Hosts::new(LinkShape::jumbo(Some("4gbit".parse().map_err(anyhow::Error::msg)?)))?;
     // r = 0.5 of 4 Gbit/s.
-    let arguments = ["--memory", "1GiB", "--rate", "250MB/s"];
+    let arguments = ["--memory", "1GiB", "--rate", "250MB/s", "--downtime", "10ms"];
     let mut downtimes = Vec::new();
     for turn in 1..=effort.stuns {
         if turn % 10 == 1 {

@@ -209,7 +209,7 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
     if let Some(o) = &run.optimality {
         let downtime = match o.downtime_ratio {
             Some(ratio) => format!("{ratio:.1}x of {:.2} ms", o.downtime_min_ms),
-            None => "could have been nothing".to_owned(),
+            None => "could have been next to nothing".to_owned(),
         };
         writeln!(
             out,

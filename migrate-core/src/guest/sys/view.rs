@@ -7,7 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::memory::{PAGE_BYTES, PageNumber};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
 
 /// A view of all of a guest's memory, kept alive by whoever owns it.
 #[derive(Clone)]
@@ -55,6 +58,32 @@ impl MemoryView {
     /// Number of pages.
     pub fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// The pages that were ever touched, as far as that is known: the others read as zero, and
+    /// looking at them would make the system find memory for them.
+    ///
+    /// # Errors
+    /// The file that the memory is a mapping of cannot be searched.
+    pub fn present(&self) -> io::Result<Bitmap> {
+        let Some(file) = self.file() else { return Ok(Bitmap::full(self.pages)) };
+        let mut present = Bitmap::empty(self.pages);
+        let mut offset = 0;
+        while offset < self.pages * PAGE_BYTES {
+            let start = match seek(file, SeekFrom::Data(offset)) {
+                Ok(start) => start,
+                // Nothing from here on.
+                Err(Errno::NXIO) => break,
+                // A file system that cannot tell.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Bitmap::full(self.pages)),
+                Err(e) => return Err(e.into()),
+            };
+            let end = seek(file, SeekFrom::Hole(start))?;
+            let page = |offset: u64| (offset / PAGE_BYTES).min(self.pages);
+            present.insert(page(start)..page(end.next_multiple_of(PAGE_BYTES)));
+            offset = end;
+        }
+        Ok(present)
     }
 
     /// First byte of `range` and its length in bytes, for system calls.
@@ -173,5 +202,28 @@ fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
 fn copy_words(from: &[AtomicU64], into: &mut [u8]) {
     for (bytes, word) in into.chunks_exact_mut(8).zip(from) {
         bytes.copy_from_slice(&u64::from_le(word.load(Ordering::Relaxed)).to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_was_never_touched_is_not_present() {
+        let pages = 300;
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(pages * PAGE_BYTES).unwrap();
+        for page in [0, 7, 8, 299] {
+            file.write_all_at(&[1], page * PAGE_BYTES + 5).unwrap();
+        }
+        let file: Arc<File> = Arc::new(file);
+        // SAFETY: the view is asked about its file only; its memory is never looked at.
+        let view = unsafe { MemoryView::new(std::ptr::null_mut(), pages, file.clone()) };
+        assert_eq!(view.present().unwrap(), Bitmap::full(pages), "nothing is known without a file");
+        let present = view.backed_by(file).present().unwrap();
+        assert_eq!(present.runs(0..pages).collect::<Vec<_>>(), [0..1, 7..9, 299..300]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Attempt, Links, ms};
 use crate::Error;
 use crate::clock::cpu_time;
+use crate::guest::GuestError;
 use crate::memory::{Bitmap, PAGE_BYTES};
 use crate::policy::writers::Writers;
 use crate::policy::{
@@ -91,10 +92,14 @@ impl Attempt<'_> {
     /// Starts tracking, and the clock; what the policy is told first.
     pub(super) fn begin(&mut self) -> Result<Event, Error> {
         self.tracker.start()?;
+        // What is touched from here on is noticed by the tracker; the rest is zero there as well.
+        let memory = self.guest.memory();
+        self.owed = memory.present().map_err(|e| GuestError::new("search guest memory", e))?;
+        self.report.untouched_pages = memory.pages() - self.owed.count();
         self.first_page = Instant::now();
         self.cpu_at_first_page = cpu_time();
         self.writers = Writers::new(self.guest.vcpus(), self.guest.written());
-        Ok(Event::Start { pages: self.owed.pages() })
+        Ok(Event::Start { pages: self.owed.count() })
     }
 
     /// Rounds after `event`, until the policy stuns.

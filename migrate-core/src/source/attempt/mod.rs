@@ -104,6 +104,7 @@ impl<'a> Attempt<'a> {
             tracker: tracker.name().to_owned(),
             streams: settings.streams.count(),
             memory_pages: pages,
+            untouched_pages: 0,
             setup_ms: 0.0,
             migration_ms: 0.0,
             total_ms: 0.0,
