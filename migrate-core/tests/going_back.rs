@@ -7,8 +7,8 @@ mod support;
 use std::time::Duration;
 
 use migrate_core::Error;
-use migrate_core::guest::process::ProcessFactory;
-use migrate_core::guest::process::proof::judge;
+use migrate_core::guest::stamped::StampedFactory;
+use migrate_core::guest::stamped::proof::judge;
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::guest::{Guest, ShadowFactory};
 use migrate_core::policy::PolicyKind;
@@ -58,7 +58,7 @@ fn quick() -> Vec<Duration> {
 fn a_stun_that_is_slow_once_is_called_off_once() {
     for policy in [PolicyKind::Adaptive, PolicyKind::Vmotion, PolicyKind::Precopy] {
         let pauses = [vec![2 * GOAL], quick()].concat();
-        let done = migrate(policy, pauses, ProcessFactory::default(), |shadow, _, stunned| {
+        let done = migrate(policy, pauses, StampedFactory::default(), |shadow, _, stunned| {
             let testimony = testify(shadow);
             let (verdict, proof) = judge(vec![0; 2], stunned, None, Some(testimony));
             assert_eq!(verdict, Verdict::Proven, "{:?}", proof.reasons);
@@ -75,7 +75,7 @@ fn a_stun_that_is_slow_once_is_called_off_once() {
 #[test]
 fn a_destination_that_is_slow_once_receives_again() {
     let tamper = Tamper::SlowState(2 * GOAL);
-    let factory = TamperedFactory { inner: ProcessFactory::default(), tamper };
+    let factory = TamperedFactory { inner: StampedFactory::default(), tamper };
     let done = migrate(PolicyKind::Adaptive, quick(), factory, |shadow, done, stunned| {
         assert_eq!(done.report.overruns.len(), 1, "{:?}", done.report.decisions);
         let testimony = testify(shadow.inner);
@@ -89,7 +89,7 @@ fn a_destination_that_is_slow_once_receives_again() {
 fn stuns_that_are_always_slow_end_the_attempt_and_not_the_guest() {
     for policy in [PolicyKind::StopAndCopy, PolicyKind::Adaptive, PolicyKind::AutoConverge] {
         let pauses = vec![2 * GOAL; 10];
-        let failed = migrate(policy, pauses, ProcessFactory::default(), |_, _, _| {}).unwrap_err();
+        let failed = migrate(policy, pauses, StampedFactory::default(), |_, _, _| {}).unwrap_err();
         assert!(matches!(failed.error, Error::GaveUp(_)), "{policy:?}: {}", failed.error);
         let text = failed.error.to_string();
         assert!(text.contains("3 stuns took longer than they may"), "{text}");

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use migrate_core::Error;
 use migrate_core::codec::{Compress, Delta, Encoding};
-use migrate_core::guest::process::ProcessFactory;
-use migrate_core::guest::process::proof::judge;
+use migrate_core::guest::stamped::StampedFactory;
+use migrate_core::guest::stamped::proof::judge;
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::guest::{Guest, ShadowFactory};
 use migrate_core::link::tls::Identity;
@@ -59,7 +59,7 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         spec.workload = workload.parse().unwrap();
         let mut guest = guest(&spec, 40_000_000);
         let (listener, address) = listener();
-        let there = receiver(listener, ProcessFactory::default());
+        let there = receiver(listener, StampedFactory::default());
         let mut settings = settings(address);
         (settings.policy, settings.streams) = (policy, Streams::Fixed(streams));
         settings.encoding = *encodings.next().unwrap();
@@ -84,7 +84,7 @@ fn a_guest_hops_from_host_to_host() {
     let mut here = guest(&spec, 20_000_000);
     for epoch in 1..=3 {
         let (listener, address) = listener();
-        let there = receiver(listener, ProcessFactory::default());
+        let there = receiver(listener, StampedFactory::default());
         let mut settings = settings(address);
         settings.epoch = epoch;
         send(&mut here, &settings).unwrap();
@@ -121,7 +121,7 @@ fn mutual_tls_arrives_whole_and_strangers_do_not() {
     let mut guest = guest(&spec(16), 20_000_000);
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), link.clone()).unwrap();
     let mut settings = settings(listener.address().unwrap());
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
 
     // A stranger without certificate is turned away, and the receiver goes on waiting.
     let failed = send(&mut guest, &settings).unwrap_err();
@@ -138,7 +138,7 @@ fn mutual_tls_arrives_whole_and_strangers_do_not() {
 fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
     let mut guest = guest(&spec(64), 30_000_000);
     let (receiving, address) = listener();
-    let there = receiver(receiving, ProcessFactory::default());
+    let there = receiver(receiving, StampedFactory::default());
     let mut settings = settings(address);
     settings.bandwidth = Some(50e6);
     let quiet = Quiet::default();
@@ -156,7 +156,7 @@ fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
     drop(tracker);
 
     let (receiving, address) = listener();
-    let there = receiver(receiving, ProcessFactory::default());
+    let there = receiver(receiving, StampedFactory::default());
     (settings.peer, settings.bandwidth) = (address, None);
     send(&mut guest, &settings).unwrap();
     assert_healthy(&mut there.join().unwrap().unwrap().guest.guest.take().unwrap());
@@ -166,7 +166,7 @@ fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
 fn a_destination_that_cannot_hold_the_guest_says_so() {
     struct Full;
     impl ShadowFactory for Full {
-        type Shadow = migrate_core::guest::process::ProcessShadow;
+        type Shadow = migrate_core::guest::stamped::StampedShadow;
         fn create(
             &mut self,
             _: &[u8],
@@ -197,7 +197,7 @@ fn an_address_beyond_loopback_needs_protection() {
 fn a_handover_that_lost_its_answer_is_resolved_forward() {
     let mut guest = guest(&spec(16), 20_000_000);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     // Everything passes until the destination says Running; then the proxy cuts that connection,
     // and lets later ones through.
     let proxy = proxy::start(address, proxy::Rule::CutAtRunning);
@@ -215,7 +215,7 @@ fn a_handover_that_lost_its_answer_is_resolved_forward() {
 fn a_handover_that_lost_its_word_is_resolved_forward() {
     let mut guest = guest(&spec(16), 20_000_000);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     let proxy = proxy::start(address, proxy::Rule::CutAtRun);
     let done = send(&mut guest, &settings(proxy)).unwrap();
     assert_eq!(done.report.outcome, "done");
@@ -243,7 +243,7 @@ fn an_operator_ends_a_handover_that_nobody_answers() {
     for resolution in [Resolution::SourceRuns, Resolution::DestinationRuns] {
         let mut guest = guest(&spec(16), 20_000_000);
         let (listener, address) = listener();
-        let there = receiver(listener, ProcessFactory::default());
+        let there = receiver(listener, StampedFactory::default());
         let settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
         let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
         let result =
@@ -270,7 +270,7 @@ fn an_operator_ends_a_handover_that_nobody_answers() {
 fn an_unresolved_handover_keeps_the_guest_stopped() {
     let mut guest = guest(&spec(16), 20_000_000);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     let mut settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
     settings.resolve_timeout = Duration::from_millis(700);
     let failed = send(&mut guest, &settings).unwrap_err();

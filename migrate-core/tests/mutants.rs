@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
-use migrate_core::guest::process::ProcessFactory;
-use migrate_core::guest::process::proof::{Scanned, Testimony, judge};
+use migrate_core::guest::stamped::StampedFactory;
+use migrate_core::guest::stamped::proof::{Scanned, Testimony, judge};
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::memory::Bitmap;
 use migrate_core::policy::PolicyKind;
@@ -39,7 +39,7 @@ fn with_policy(
 ) -> String {
     let mut guest = guest(&spec(64), RATE);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     let paused = Arc::new(AtomicBool::new(false));
     let (watched, seen) = (paused.clone(), paused);
     let error = {
@@ -67,7 +67,7 @@ fn with_policy(
 fn with_shadow(tamper: Tamper) -> String {
     let mut guest = guest(&spec(64), RATE);
     let (listener, address) = listener();
-    let factory = TamperedFactory { inner: ProcessFactory::default(), tamper };
+    let factory = TamperedFactory { inner: StampedFactory::default(), tamper };
     let there = receiver(listener, factory);
     let error = send(&mut guest, &settings(address)).unwrap_err().error.to_string();
     assert!(there.join().unwrap().is_err(), "the guest must not run there");
@@ -84,7 +84,7 @@ fn through_with(rule: proxy::Rule, workload: &str, checks: Checks) -> String {
     spec.workload = workload.parse().unwrap();
     let mut guest = guest(&spec, RATE);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     let mut settings = settings(proxy::start(address, rule));
     let delta = Delta::On;
     settings.encoding = Encoding { delta, checks, compress: Compress::Off, ..Encoding::default() };
@@ -288,7 +288,7 @@ fn a_writer_that_never_ran_proves_nothing() {
     // One record in a hundred seconds: alive, but it will not write in time.
     let mut guest = guest(&spec(16), 320);
     let (listener, address) = listener();
-    let there = receiver(listener, ProcessFactory::default());
+    let there = receiver(listener, StampedFactory::default());
     let began = guest.watermarks();
     send(&mut guest, &settings(address)).unwrap();
     let testimony = support::testify(there.join().unwrap().unwrap().guest);

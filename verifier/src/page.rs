@@ -169,7 +169,8 @@ impl<M: Memory> Judge<'_, M> {
     }
 
     /// Whether the slot is the one that the next operation writes, and stands as that operation
-    /// leaves it when stopped anywhere: a prefix of the new generation, the rest of the old.
+    /// leaves it when stopped anywhere: a prefix of the new generation, the rest of the old; the
+    /// line between the two may itself be half written, word by word.
     fn in_flight(&self, writer: usize, slot: Slot, generation: Generation) -> bool {
         let watermark = self.expected.of_writer(writer).watermark();
         let pattern = &self.workload.shares()[writer].pattern;
@@ -182,7 +183,11 @@ impl<M: Memory> Judge<'_, M> {
             self.memory.load(address) == self.workload.line(first, address, generation)
         };
         let mut rest = lines.skip_while(|address| at(*address, generation + 1));
-        rest.all(|address| at(address, generation))
+        let Some(border) = rest.next() else { return true };
+        let line = |generation| self.workload.line(first, border, generation);
+        let (new, old, found) = (line(generation + 1), line(generation), self.memory.load(border));
+        let written = found.iter().zip(&new).take_while(|(found, new)| found == new).count();
+        found[written..] == old[written..] && rest.all(|address| at(address, generation))
     }
 
     /// The generation that a segment of a running writer has reached, if that explains it.

@@ -135,6 +135,24 @@ fn a_record_in_flight_is_allowed_as_a_prefix_and_nothing_else() {
             [""; 0],
             "{name}: between operations it is wrong"
         );
+        if prefix < changed.len() {
+            // A vCPU stops between any two instructions: the next line may be half written.
+            let border = first + changed[prefix];
+            let (old, new) =
+                (written.region.load(border), workload.line(first, border, generation));
+            let words = random.random_range(1..8);
+            let mut half = old;
+            half[..words].copy_from_slice(&new[..words]);
+            written.region.store(border, &half);
+            assert_eq!(written.classes(Moment::Stopped), [""; 0], "{name}: half a line");
+            half = new;
+            half[..words].copy_from_slice(&old[..words]);
+            if half != new && half != old {
+                written.region.store(border, &half);
+                assert_ne!(written.classes(Moment::Stopped), [""; 0], "{name}: its other half");
+            }
+            written.region.store(border, &old);
+        }
         if prefix + 1 < changed.len() {
             write(changed[changed.len() - 1]);
             assert_ne!(written.classes(Moment::Stopped), [""; 0], "{name}: a hole is no prefix");

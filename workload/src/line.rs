@@ -102,6 +102,12 @@ impl StampKey {
         Self { place, age }
     }
 
+    /// The keys of the two stamps, place and age, and the multipliers: for guests that stamp by
+    /// themselves (docs/page-format.md).
+    pub fn constants(self) -> ([u64; 2], [u64; 2], [u64; 6]) {
+        ([self.place, self.age], [MUL_A, MUL_B], BODY)
+    }
+
     /// The line that stands at `address` at `generation`.
     #[inline(always)]
     pub fn line(self, address: LineAddress, generation: Generation) -> Line {

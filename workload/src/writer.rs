@@ -75,6 +75,12 @@ impl Watermarks {
         self.stored_lines.iter().map(|w| w.load(Ordering::Relaxed)).collect()
     }
 
+    /// Says how far a writer is whose operations are counted elsewhere, and how much it stored.
+    pub fn publish(&self, writer: usize, operations: u64, stored_lines: u64) {
+        self.operations[writer].store(operations, Ordering::Release);
+        self.stored_lines[writer].store(stored_lines, Ordering::Relaxed);
+    }
+
     fn counter(&self, writer: usize) -> &AtomicU64 {
         &self.operations[writer]
     }

@@ -1,13 +1,20 @@
 //! The seam between the engine and a hypervisor: three small traits.
 //!
 //! [`Guest`] is the running VM at the source, [`Shadow`] the VM that will run at the destination,
-//! [`DirtyTracker`] tells which pages were written. [`process`] is the built-in guest: memory in a
-//! memfd and writer threads, without privileges. [`tracker`] has the built-in trackers.
+//! [`DirtyTracker`] tells which pages were written. [`stamped`] is the built-in guest, whose memory
+//! proves itself; `process` (threads) and `kvm` (a virtual machine) run it. [`tracker`] has the
+//! built-in trackers of this process's own writes.
 //!
 //! Nothing here knows a policy or a socket.
 
 #[cfg(feature = "builtin")]
-pub mod process;
+mod gate;
+#[cfg(all(feature = "builtin", target_arch = "x86_64"))]
+mod kvm;
+#[cfg(feature = "builtin")]
+mod process;
+#[cfg(feature = "builtin")]
+pub mod stamped;
 pub(crate) mod sys;
 pub mod tracker;
 

@@ -10,8 +10,10 @@ use std::time::Duration;
 use migrate_core::Error;
 use migrate_core::codec::Encoding;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
-use migrate_core::guest::process::proof::Testimony;
-use migrate_core::guest::process::{ProcessFactory, ProcessGuest, ProcessShadow, ProofSettings};
+use migrate_core::guest::stamped::proof::Testimony;
+use migrate_core::guest::stamped::{
+    MachineKind, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
+};
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::guest::{DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory};
 use migrate_core::link::{LinkSettings, Listener};
@@ -30,9 +32,10 @@ pub fn spec(mebibytes: u64) -> WorkloadSpec {
     }
 }
 
-pub fn guest(spec: &WorkloadSpec, rate: u64) -> ProcessGuest {
+pub fn guest(spec: &WorkloadSpec, rate: u64) -> StampedGuest {
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: true };
-    let guest = ProcessGuest::start_new(spec, Some(Rate(rate)), proof, None).unwrap();
+    let guest =
+        StampedGuest::start_new(MachineKind::Process, spec, Some(Rate(rate)), proof, None).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     guest
 }
@@ -110,7 +113,7 @@ pub fn send(
 }
 
 /// What the destination would testify, after running on for a moment.
-pub fn testify(mut shadow: ProcessShadow) -> Testimony {
+pub fn testify(mut shadow: StampedShadow) -> Testimony {
     let mut guest = shadow.guest.take().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     Testimony {
@@ -153,7 +156,7 @@ impl<T: FnMut(u64, &mut migrate_core::memory::Bitmap) + Send> DirtyTracker for T
 
 /// A guest that tells whether it is paused, and takes its time over that.
 pub struct WatchedGuest<'a> {
-    pub inner: &'a mut ProcessGuest,
+    pub inner: &'a mut StampedGuest,
     pub paused: Arc<AtomicBool>,
     /// How long each pause takes, the first one first; 20 ms from then on, long enough for a write
     /// after the last round, so that the final harvest has work.
@@ -227,12 +230,12 @@ impl MemoryWords {
 }
 
 pub struct TamperedFactory {
-    pub inner: ProcessFactory,
+    pub inner: StampedFactory,
     pub tamper: Tamper,
 }
 
 pub struct TamperedShadow {
-    pub inner: ProcessShadow,
+    pub inner: StampedShadow,
     tamper: Tamper,
     watermarks: Vec<u64>,
 }
@@ -276,7 +279,7 @@ impl Shadow for TamperedShadow {
 }
 
 /// The guest writes on, and every line of it is right.
-pub fn assert_healthy(guest: &mut ProcessGuest) {
+pub fn assert_healthy(guest: &mut StampedGuest) {
     let before = guest.watermarks();
     std::thread::sleep(Duration::from_millis(150));
     let scanned = guest.scan().unwrap();
@@ -286,5 +289,5 @@ pub fn assert_healthy(guest: &mut ProcessGuest) {
 
 /// A region of the same contents, to compare roots with.
 pub fn root(region: &Region) -> String {
-    migrate_core::guest::process::proof::root(region)
+    migrate_core::guest::stamped::proof::root(region)
 }

@@ -77,6 +77,23 @@ enum Kind {
     Phases { parts: Arc<[(u64, Pattern)]>, cycle: u64 },
 }
 
+/// An order of slots that is computed in a few instructions (docs/page-format.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Simple {
+    /// Slot `k mod slots`.
+    Ring {
+        /// Slots of the share.
+        slots: u64,
+    },
+    /// In epoch `e = k / slots`, slot `permutation_e(k mod slots)`.
+    Uniform {
+        /// Slots of the share.
+        slots: u64,
+        /// Key of the permutations.
+        key: u64,
+    },
+}
+
 /// Settings of a pattern that its share cannot meet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
@@ -209,6 +226,15 @@ impl Pattern {
                 Kind::Phases { parts: parts.into(), cycle }
             }
         }))
+    }
+
+    /// The order of slots if it is one that a guest of a few instructions can follow.
+    pub fn simple(&self) -> Option<Simple> {
+        match &self.0 {
+            Kind::Ring { slots } => Some(Simple::Ring { slots: *slots }),
+            Kind::Uniform { slots, key } => Some(Simple::Uniform { slots: *slots, key: *key }),
+            _ => None,
+        }
     }
 
     /// What operation `k` does.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use migrate_core::codec::Encoding;
-use migrate_core::guest::process::ProofSettings;
+use migrate_core::guest::stamped::ProofSettings;
 use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
@@ -121,6 +121,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     // Source and destination live on this one machine.
     machine::require_memory(Bytes(memory.0.saturating_mul(2)))?;
     args.engine.check(memory, Some(slow))?;
+    args.engine.check_guest()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let workloads = match args.rate {
         Some(rate) => vec![(rate.0 as f64 / slow.0 as f64, f64::NAN)],
@@ -209,6 +210,7 @@ fn one(
                 workload: Profile { record: Bytes(16 << 10), ..Profile::new(PatternSpec::Stream) },
             },
             rate: Rate((r * slow.0 as f64) as u64),
+            machine: engine.guest,
             proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
             tracker: engine.tracker,
             source: SourceSettings {

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 use migrate_core::bound::Optimality;
-use migrate_core::guest::process::cost::GuestCost;
-use migrate_core::guest::process::proof::{Proof, Scanned};
+use migrate_core::guest::stamped::cost::GuestCost;
+use migrate_core::guest::stamped::proof::{Proof, Scanned};
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::PolicyKind;
 use migrate_core::report::MigrationReport;
@@ -132,7 +132,7 @@ pub(crate) struct ReceiveReport {
     /// CPU time of the receiver while pages came in, in milliseconds.
     pub(crate) cpu_ms: f64,
     /// The scans.
-    pub(crate) testimony: migrate_core::guest::process::proof::Testimony,
+    pub(crate) testimony: migrate_core::guest::stamped::proof::Testimony,
 }
 
 /// Whose schema.
@@ -196,15 +196,12 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
             .map_or(String::new(), |s| format!("; slowest 100 ms at {:.0} %", s * 100.0));
         writeln!(
             out,
-            "            lost {:.1} ms: slower writes {:.1}, throttle {:.1}, stun {:.1}{slowest}\n            \
-             a record at p99.9 {:.0} us, {:.0} before",
-            g.lost_ms,
-            g.slower_writes_ms,
-            g.throttle_ms,
-            g.stun_ms,
-            g.write_p999_during_us,
-            g.write_p999_before_us
+            "            lost {:.1} ms: slower writes {:.1}, throttle {:.1}, stun {:.1}{slowest}",
+            g.lost_ms, g.slower_writes_ms, g.throttle_ms, g.stun_ms
         )?;
+        if let (Some(during), Some(before)) = (g.write_p999_during_us, g.write_p999_before_us) {
+            writeln!(out, "            a record at p99.9 {during:.0} us, {before:.0} before")?;
+        }
     }
     if let Some(o) = &run.optimality {
         let downtime = match o.downtime_ratio {

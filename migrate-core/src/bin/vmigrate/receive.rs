@@ -9,8 +9,8 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use migrate_core::Error;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
-use migrate_core::guest::process::proof::{Testimony, judge};
-use migrate_core::guest::process::{ProcessFactory, ProcessShadow};
+use migrate_core::guest::stamped::proof::{Testimony, judge};
+use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
 use migrate_core::link::{self, Listener};
 use verifier::verdict::Verdict;
 use workload::units::parse_duration;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
     };
-    let mut factory = ProcessFactory { journal: args.journal.clone() };
+    let mut factory = StampedFactory { journal: args.journal.clone() };
     match destination::receive(&listener, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
             let (verdict, report) = prove(arrived, &console)?;
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// Lets the guest run on, looks again, and tells the source.
 fn prove(
-    arrived: Arrived<ProcessShadow>,
+    arrived: Arrived<StampedShadow>,
     console: &Console,
 ) -> anyhow::Result<(Verdict, ReceiveReport)> {
     let shadow = arrived.guest;

@@ -9,11 +9,11 @@ use clap::Args as ClapArgs;
 use migrate_core::bound::Optimality;
 use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
-use migrate_core::guest::process::cost::GuestCost;
-use migrate_core::guest::process::gauge::Timeline;
-use migrate_core::guest::process::proof::{self, Scanned, Testimony};
-use migrate_core::guest::process::{ProcessGuest, ProofSettings};
-use migrate_core::guest::tracker::{self, TrackerKind};
+use migrate_core::guest::stamped::cost::GuestCost;
+use migrate_core::guest::stamped::gauge::Timeline;
+use migrate_core::guest::stamped::proof::{self, Scanned, Testimony};
+use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedGuest};
+use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
@@ -131,6 +131,9 @@ pub(crate) struct EngineArgs {
     /// Check every page on arrival: on or off
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub(crate) checks: Checks,
+    /// What runs the guest: process (threads) or kvm (a virtual machine whose own code writes)
+    #[arg(long, value_name = "process|kvm", default_value = "process")]
+    pub(crate) guest: MachineKind,
     /// Dirty tracker: auto, uffd or mprotect
     #[arg(long, default_value = "auto")]
     pub(crate) tracker: TrackerKind,
@@ -151,6 +154,14 @@ impl EngineArgs {
         match self.abort_over_limit {
             true => OverLimit::GoBack,
             false => OverLimit::Accept,
+        }
+    }
+
+    /// A guest that cannot run here is refused at once.
+    pub(crate) fn check_guest(&self) -> anyhow::Result<()> {
+        match self.guest.missing() {
+            Some(why) => anyhow::bail!("{why}"),
+            None => Ok(()),
         }
     }
 
@@ -192,6 +203,7 @@ fn parse_beta(text: &str) -> Result<f64, String> {
 pub(crate) struct Plan {
     pub(crate) spec: WorkloadSpec,
     pub(crate) rate: Rate,
+    pub(crate) machine: MachineKind,
     pub(crate) proof: ProofSettings,
     pub(crate) tracker: TrackerKind,
     pub(crate) source: SourceSettings,
@@ -217,6 +229,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let plan = Plan {
         spec,
         rate: args.rate,
+        machine: engine.guest,
         proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
         tracker: engine.tracker,
         source: SourceSettings {
@@ -242,6 +255,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         retry: args.retry,
         linger: args.linger,
     };
+    engine.check_guest()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let report = migrate(&plan)?;
     match args.json {
@@ -253,8 +267,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// Starts the guest, migrates it, and gathers what was proven.
 pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
-    let mut guest =
-        ProcessGuest::start_new(&plan.spec, Some(plan.rate), plan.proof, plan.journal.as_ref())?;
+    let mut guest = StampedGuest::start_new(
+        plan.machine,
+        &plan.spec,
+        Some(plan.rate),
+        plan.proof,
+        plan.journal.as_ref(),
+    )?;
     std::thread::sleep(WARM_UP);
     let mut console = Console::new();
     let mut attempts: Vec<MigrationReport> = Vec::new();
@@ -268,7 +287,7 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         // Of earlier attempts nothing is kept.
         guest.lap()?;
         gauge = guest.gauge()?;
-        let mut tracker = tracker::open(plan.tracker, guest.memory())?;
+        let mut tracker = guest.tracker(plan.tracker)?;
         match source::migrate(&mut guest, &mut *tracker, &plan.source, &mut console) {
             Ok(Migrated { report, control }) => {
                 attempts.push(report);
@@ -311,7 +330,7 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         optimality: None,
     };
     let timeline = gauge.finish();
-    let rate = |guest: &ProcessGuest, seconds: f64| {
+    let rate = |guest: &StampedGuest, seconds: f64| {
         let before: u64 = began.iter().sum();
         (guest.watermarks().iter().sum::<u64>() - before) as f64 * record as f64 / seconds
     };
@@ -363,7 +382,7 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
 /// What this migration was beside what was possible; `None` if it sent too little to know the
 /// bandwidth.
 fn optimality(
-    guest: &ProcessGuest,
+    guest: &StampedGuest,
     report: &MigrationReport,
     timeline: &Timeline,
 ) -> Option<Optimality> {
@@ -382,7 +401,7 @@ fn optimality(
 
 /// Waits for the destination's testimony and judges it.
 fn hear(
-    guest: &ProcessGuest,
+    guest: &StampedGuest,
     began: &[u64],
     control: Option<&Notes>,
     plan: &Plan,
@@ -410,7 +429,7 @@ fn hear(
 
 /// After a failure: the guest goes on here for a while, and is then checked.
 fn run_on_here(
-    guest: &mut ProcessGuest,
+    guest: &mut StampedGuest,
     plan: &Plan,
     console: &Console,
 ) -> anyhow::Result<(Verdict, Scanned)> {

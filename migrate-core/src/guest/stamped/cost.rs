@@ -25,10 +25,11 @@ pub struct GuestCost {
     /// What it wrote in the slowest 100 ms before the stun, as a share of what was wanted; null if
     /// it was over sooner or as much as possible was wanted.
     pub slowest_100ms_share: Option<f64>,
-    /// 99.9th percentile of the time a record took before the migration, in microseconds.
-    pub write_p999_before_us: f64,
+    /// 99.9th percentile of the time a record took before the migration, in microseconds; null where
+    /// the guest's own code takes no times.
+    pub write_p999_before_us: Option<f64>,
     /// The same during the migration.
-    pub write_p999_during_us: f64,
+    pub write_p999_during_us: Option<f64>,
 }
 
 impl GuestCost {
@@ -46,7 +47,8 @@ impl GuestCost {
         let throttle_ms = report.rounds.iter().map(|r| r.held_share * r.elapsed_ms).sum::<f64>();
         let stun_ms = report.guest_lost_ms() - throttle_ms;
         let slowest = timeline.slowest(WINDOW_S, report.setup_ms / 1e3);
-        let us = |stats: &Stats| stats.service().p999_ns as f64 / 1e3;
+        let timed = before.operations > 0 && during.operations > 0;
+        let us = |stats: &Stats| timed.then(|| stats.service().p999_ns as f64 / 1e3);
         Self {
             lost_ms: slower_writes_ms + throttle_ms + stun_ms,
             slower_writes_ms,

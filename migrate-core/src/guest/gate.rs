@@ -1,4 +1,5 @@
-//! A vCPU that is a thread: its gate, and its throttle.
+//! The gate that every vCPU's thread passes again and again: there it stands while the guest is
+//! paused, and there the throttle holds it.
 //!
 //! The throttle holds the thread for a share of time, in sleeps of at most 1 ms, by keeping books:
 //! every run of length t earns a hold of t * s / (1 - s), and what a sleep overshot is taken off
@@ -6,14 +7,17 @@
 //! that keeps its vCPUs busy does.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use workload::stats::Stats;
-use workload::writer::{Checkpoint, Vcpu};
+
+use super::GuestError;
 
 /// Longest single sleep of the throttle.
 const HOLD_MAX: Duration = Duration::from_millis(1);
+/// Time between two nudges of a vCPU that is to stand still.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(1);
 /// Shorter holds are saved up: a sleep costs about this much by itself.
 const HOLD_MIN: Duration = Duration::from_micros(100);
 
@@ -106,6 +110,23 @@ impl Control {
         self.wait(deadline, |place| place != Place::Running)
     }
 
+    /// What the host wants, read without a lock.
+    pub(super) fn wants_to_run(&self) -> bool {
+        self.request.load(Ordering::Acquire) == OPEN && self.passed.load(Ordering::Acquire)
+    }
+
+    /// Whether the throttle is to hold the vCPU now and then.
+    pub(super) fn is_throttled(&self) -> bool {
+        f64::from_bits(self.held_share.load(Ordering::Acquire)) > 0.0
+    }
+
+    /// Says that the vCPU's thread is at its end: nobody is to wait for it.
+    pub(super) fn leave(&self) {
+        *self.lock() = Place::Gone;
+        self.passed.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
     /// Whether the vCPU passed its gate before the deadline.
     pub(super) fn await_running(&self, deadline: Instant) -> bool {
         self.wait(deadline, |_| self.passed.load(Ordering::Acquire))
@@ -144,17 +165,17 @@ impl Control {
     }
 }
 
-/// The guest's side of a vCPU.
+/// The guest's side of the gate.
 #[derive(Debug)]
-pub(super) struct ProcessVcpu {
-    control: std::sync::Arc<Control>,
+pub(super) struct Passage {
+    pub(super) control: Arc<Control>,
     released: Instant,
     /// Hold that was earned and not served, in seconds; below zero if a sleep overshot.
     owed_s: f64,
 }
 
-impl ProcessVcpu {
-    pub(super) fn new(control: std::sync::Arc<Control>) -> Self {
+impl Passage {
+    pub(super) fn new(control: Arc<Control>) -> Self {
         Self { control, released: Instant::now(), owed_s: 0.0 }
     }
 
@@ -173,26 +194,74 @@ impl ProcessVcpu {
             self.owed_s -= start.elapsed().as_secs_f64();
         }
     }
-}
 
-impl Vcpu for ProcessVcpu {
-    fn checkpoint(&mut self) -> Checkpoint {
+    /// Passes the gate: how long the vCPU was held, or `None` when it is to stop. `stand` is called
+    /// before it stands still.
+    pub(super) fn pass(&mut self, stand: impl FnOnce()) -> Option<Duration> {
         let arrived = Instant::now();
         self.serve_throttle(arrived);
-        let gate_open = self.control.request.load(Ordering::Acquire) == OPEN
-            && self.control.passed.load(Ordering::Acquire);
-        if !gate_open && !self.control.pass() {
-            return Checkpoint::Stop;
+        if !self.control.wants_to_run() {
+            stand();
+            if !self.control.pass() {
+                return None;
+            }
         }
         self.released = Instant::now();
-        Checkpoint::Go { held: self.released - arrived }
+        Some(self.released - arrived)
     }
+}
 
-    fn collect(&mut self, stats: &mut Stats) {
+impl Passage {
+    /// Hands the writer's figures to a host that waits for them, and begins new ones.
+    pub(super) fn collect(&self, stats: &mut Stats) {
         if self.control.collect.swap(false, Ordering::AcqRel) {
             let taken = std::mem::take(stats);
             let place = &self.control.collected;
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
         }
+    }
+}
+
+/// The vCPUs of a guest, as the host holds them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gates(pub(super) Vec<Arc<Control>>);
+
+/// How long a vCPU may take to stand still: it comes by every millisecond, unless the machine is
+/// starved.
+pub(super) const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Gates {
+    /// Has every vCPU stand still; `nudge` is called until all do.
+    pub(super) fn close(&self, nudge: impl Fn()) -> Result<(), GuestError> {
+        // All are asked before any is waited for.
+        self.0.iter().for_each(|c| c.close());
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        loop {
+            nudge();
+            let soon = Instant::now() + NUDGE_INTERVAL;
+            if self.0.iter().all(|c| c.await_standing(soon)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                self.open();
+                return Err(GuestError::new("pause the guest", "a writer does not stop"));
+            }
+        }
+    }
+
+    pub(super) fn open(&self) {
+        self.0.iter().for_each(|c| c.open());
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.iter().for_each(|c| c.stop());
+    }
+
+    pub(super) fn throttle(&self, held_shares: &[f64]) {
+        self.0.iter().zip(held_shares).for_each(|(c, share)| c.throttle(*share));
+    }
+
+    pub(super) fn await_running(&self, deadline: Instant) -> bool {
+        self.0.iter().all(|c| c.await_running(deadline))
     }
 }

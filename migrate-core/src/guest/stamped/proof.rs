@@ -1,4 +1,4 @@
-//! What was proven about a process guest, and how the two hosts tell each other.
+//! What was proven about a guest, and how the two hosts tell each other.
 
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
@@ -12,7 +12,7 @@ use workload::spec::Workload;
 /// Extents that travel in a note.
 const EXTENTS_MAX: usize = 64;
 
-/// A scan of a guest that stood still between operations.
+/// A scan of a guest that stood still.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Scanned {
     /// Operations completed, by writer.
@@ -27,9 +27,14 @@ pub struct Scanned {
 }
 
 impl Scanned {
-    /// Checks every line of a region at exactly these watermarks.
-    pub fn of(region: &Region, workload: &Workload, watermarks: Vec<u64>) -> (Self, Expected) {
-        let scan = scan(region, workload, Moment::Exact, &watermarks, |_| {});
+    /// Checks every line of a region whose writers stand at these watermarks.
+    pub fn of(
+        region: &Region,
+        workload: &Workload,
+        moment: Moment,
+        watermarks: Vec<u64>,
+    ) -> (Self, Expected) {
+        let scan = scan(region, workload, moment, &watermarks, |_| {});
         let mut faults = scan.faults;
         faults.extents.truncate(EXTENTS_MAX);
         let elapsed_ms = scan.elapsed.as_secs_f64() * 1e3;

@@ -1,0 +1,140 @@
+//! A vCPU's state: how it begins, and how it is taken out of one machine and put into another.
+
+use kvm_bindings::{
+    Msrs, kvm_clock_data, kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{Error, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use super::sys;
+
+/// Protected mode, paging, alignment checks, write protection, numeric errors.
+const CR0: u64 = 0x8005_0033;
+/// Physical address extension, SSE state and exceptions.
+const CR4: u64 = 0x620;
+/// System calls, long mode enabled and active, no-execute.
+const EFER: u64 = 0xD01;
+/// The bit of RFLAGS that is always set; interrupts stay off.
+const RFLAGS: u64 = 2;
+
+/// Model-specific registers that 64-bit code can have changed (Intel SDM volume 4): time stamp
+/// counter, system call entries, segment bases, page attributes, miscellaneous features.
+const MSRS: [u32; 12] = [
+    0x10, // IA32_TIME_STAMP_COUNTER
+    0x174,
+    0x175,
+    0x176, // IA32_SYSENTER_CS, ESP, EIP
+    0x1A0, // IA32_MISC_ENABLE
+    0x277, // IA32_PAT
+    0xC000_0081,
+    0xC000_0082,
+    0xC000_0083,
+    0xC000_0084, // STAR, LSTAR, CSTAR, SFMASK
+    0xC000_0102, // KERNEL_GS_BASE
+    0xC000_0103, // TSC_AUX
+];
+
+/// State of a vCPU that stands still.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct VcpuState {
+    registers: kvm_regs,
+    special: kvm_sregs,
+    xsave: kvm_xsave,
+    xcrs: kvm_xcrs,
+    debug: kvm_debugregs,
+    events: kvm_vcpu_events,
+    run: kvm_mp_state,
+    msrs: Vec<kvm_msr_entry>,
+}
+
+/// State of a machine beside its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MachineState {
+    /// [`VcpuState`] of each.
+    pub(super) vcpus: Vec<serde_json::Value>,
+    clock: kvm_clock_data,
+}
+
+impl MachineState {
+    pub(super) fn of(vcpus: Vec<serde_json::Value>, vm: &VmFd) -> Result<Self, Error> {
+        Ok(Self { vcpus, clock: vm.get_clock()? })
+    }
+
+    pub(super) fn restore_clock(&self, vm: &VmFd) -> Result<(), Error> {
+        // Only the time: what else is in there is about the host that it was taken on.
+        vm.set_clock(&kvm_clock_data { clock: self.clock.clock, ..Default::default() })
+    }
+}
+
+impl VcpuState {
+    pub(super) fn capture(vcpu: &VcpuFd) -> Result<Self, Error> {
+        let mut msrs = Vec::new();
+        // One by one: a register that a processor lacks must not take the others with it.
+        for index in MSRS {
+            let entry = kvm_msr_entry { index, ..Default::default() };
+            let mut one = Msrs::from_entries(&[entry]).map_err(|_| Error::new(libc::ENOMEM))?;
+            if matches!(vcpu.get_msrs(&mut one), Ok(1)) {
+                msrs.extend_from_slice(one.as_slice());
+            }
+        }
+        Ok(Self {
+            registers: vcpu.get_regs()?,
+            special: vcpu.get_sregs()?,
+            xsave: vcpu.get_xsave()?,
+            xcrs: vcpu.get_xcrs()?,
+            debug: vcpu.get_debug_regs()?,
+            events: vcpu.get_vcpu_events()?,
+            run: vcpu.get_mp_state()?,
+            msrs,
+        })
+    }
+
+    pub(super) fn restore(&self, vcpu: &VcpuFd) -> Result<(), Error> {
+        vcpu.set_sregs(&self.special)?;
+        vcpu.set_regs(&self.registers)?;
+        vcpu.set_xcrs(&self.xcrs)?;
+        sys::set_xsave(vcpu, &self.xsave)?;
+        vcpu.set_debug_regs(&self.debug)?;
+        for msr in &self.msrs {
+            let one = Msrs::from_entries(&[*msr]).map_err(|_| Error::new(libc::ENOMEM))?;
+            if vcpu.set_msrs(&one)? != 1 {
+                return Err(Error::new(libc::EINVAL));
+            }
+        }
+        vcpu.set_vcpu_events(&self.events)?;
+        vcpu.set_mp_state(self.run)
+    }
+}
+
+/// Sets a new vCPU to the payload's first instruction, in 64-bit mode.
+pub(super) fn begin(vcpu: &VcpuFd, layout: &Layout, index: usize) -> Result<(), Error> {
+    let mut special = vcpu.get_sregs()?;
+    let segment = |selector, type_, l, db| kvm_segment {
+        base: 0,
+        limit: 0xFFFF_FFFF,
+        selector,
+        type_,
+        present: 1,
+        s: 1,
+        l,
+        db,
+        g: 1,
+        ..Default::default()
+    };
+    // Execute, read, accessed; read, write, accessed.
+    special.cs = segment(8, 11, 1, 0);
+    let data = segment(16, 3, 0, 1);
+    (special.ds, special.es, special.ss) = (data, data, data);
+    (special.fs, special.gs) = (data, data);
+    (special.cr0, special.cr3, special.cr4) = (CR0, layout.page_map(), CR4);
+    special.efer = EFER;
+    vcpu.set_sregs(&special)?;
+    vcpu.set_regs(&kvm_regs {
+        rip: layout.code(),
+        rbx: layout.parameters(index),
+        rflags: RFLAGS,
+        ..Default::default()
+    })
+}
