@@ -13,6 +13,8 @@ pub(crate) struct Hosts {
 /// Address of the second host on their link.
 pub(crate) const ADDRESS_B: &str = "10.213.7.2";
 const ADDRESS_A: &str = "10.213.7.1";
+/// Addresses of both.
+pub(crate) const ADDRESSES: [&str; 2] = [ADDRESS_A, ADDRESS_B];
 
 /// Why hosts cannot be made on this machine.
 pub(crate) fn missing() -> Option<String> {
@@ -77,11 +79,6 @@ impl Hosts {
             }
         }
         Ok(hosts)
-    }
-
-    /// Shapes both ends of the link anew.
-    pub(crate) fn reshape(&self, rate: Rate) -> anyhow::Result<()> {
-        self.names.iter().try_for_each(|name| self.shape(name, rate))
     }
 
     fn shape(&self, name: &str, rate: Rate) -> anyhow::Result<()> {

@@ -39,11 +39,23 @@ enum Command {
     Migrations(migrations::Args),
     /// Boot a VM whose init is the workload, and prove it from inside and outside
     Vm(qemu::Args),
+    /// Migrate real VMs by QEMU, in any of its ways, and judge them from inside and outside
+    Qemu(qemu::LabArgs),
     /// Measure, side by side with peers and limits (see ci/bench)
     Bench(bench::Args),
 }
 
+/// An error once the user has asked us to stop: whoever waits ends, and what was made goes with it.
+fn interrupted() -> anyhow::Result<()> {
+    anyhow::ensure!(workload::interrupt::count() == 0, "cancelled");
+    Ok(())
+}
+
 fn main() -> ExitCode {
+    if let Err(e) = workload::interrupt::install() {
+        eprintln!("ci: cannot watch for Ctrl-C: {e}");
+        return ExitCode::from(workload::exit::USAGE);
+    }
     let result = match Cli::parse().command {
         Command::Namespaces(args) => match hosts::missing() {
             Some(reason) => return skipped("migration between namespaces", &reason),
@@ -52,6 +64,10 @@ fn main() -> ExitCode {
         Command::Vm(args) => match qemu::missing() {
             Some(reason) => return skipped("a VM", &reason),
             None => qemu::run(&args),
+        },
+        Command::Qemu(args) => match qemu::missing().or_else(hosts::missing) {
+            Some(reason) => return skipped("QEMU's migrations", &reason),
+            None => qemu::run_lab(&args),
         },
         Command::Faults(args) => faults::run(&args),
         Command::Workloads(args) => workloads::run(&args),

@@ -18,6 +18,8 @@ pub(crate) enum Begins {
     Paused,
     /// It waits for a migration, and stands still after it.
     Incoming,
+    /// It waits for a migration, and runs as soon as it may.
+    IncomingAndRuns,
 }
 
 /// What a machine is made of.
@@ -63,6 +65,7 @@ impl Machine {
             Begins::Running => {}
             Begins::Paused => drop(qemu.arg("-S")),
             Begins::Incoming => drop(qemu.args(["-S", "-incoming", "defer"])),
+            Begins::IncomingAndRuns => drop(qemu.args(["-incoming", "defer"])),
         }
         let child = qemu
             .stdin(Stdio::null())
@@ -90,6 +93,7 @@ impl Machine {
     pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + timeout;
         while self.child.0.try_wait()?.is_none() {
+            crate::interrupted()?;
             anyhow::ensure!(Instant::now() < deadline, "the VM did not power off");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::qmp::Qmp;
 
+/// How long QEMU may take to call a migration off.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often QEMU is asked how far it is.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -87,9 +89,6 @@ impl Mode {
         if let Some(compression) = self.compression {
             parameters["multifd-compression"] = compression.into();
         }
-        if self.encrypted {
-            parameters["tls-creds"] = "tls0".into();
-        }
         parameters
     }
 }
@@ -113,7 +112,6 @@ pub(crate) struct Claim {
     pub(crate) error: String,
     pub(crate) total_ms: f64,
     pub(crate) downtime_ms: f64,
-    pub(crate) setup_ms: f64,
     /// Bytes on the wire.
     pub(crate) bytes: u64,
     /// Passes over memory.
@@ -128,7 +126,6 @@ impl Claim {
             error: answer["error-desc"].as_str().unwrap_or_default().to_owned(),
             total_ms: number(&answer["total-time"]),
             downtime_ms: number(&answer["downtime"]),
-            setup_ms: number(&answer["setup-time"]),
             bytes: answer["ram"]["transferred"].as_u64().unwrap_or(0),
             rounds: answer["ram"]["dirty-sync-count"].as_u64().unwrap_or(0),
         }
@@ -156,22 +153,23 @@ pub(crate) fn prepare(
             qmp.run("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
         }
         if let (true, Some(directory)) = (mode.encrypted, tls) {
-            let id = "tls0";
-            // A machine that is a source after it was a destination has such an object already.
-            let _ = qmp.run("object-del", json!({ "id": id }));
             qmp.run(
                 "object-add",
                 json!({
                     "qom-type": "tls-creds-x509",
-                    "id": id,
+                    "id": format!("tls-{endpoint}"),
                     "dir": directory.display().to_string(),
                     "endpoint": endpoint,
                     "verify-peer": true,
                 }),
             )?;
         }
-        if mode.parameters() != json!({}) {
-            qmp.run("migrate-set-parameters", mode.parameters())?;
+        let mut parameters = mode.parameters();
+        if mode.encrypted {
+            parameters["tls-creds"] = format!("tls-{endpoint}").into();
+        }
+        if parameters != json!({}) {
+            qmp.run("migrate-set-parameters", parameters)?;
         }
     }
     let limits = json!({
@@ -193,36 +191,54 @@ pub(crate) fn progress(qmp: &mut Qmp) -> anyhow::Result<Claim> {
     Ok(Claim::read(&qmp.run("query-migrate", json!({}))?))
 }
 
-/// Waits for the end; `while_active` is called as long as it goes on. It is called off, and said so,
-/// when it takes longer than it may.
-pub(crate) fn finish(
-    source: &mut Qmp,
-    limits: &Limits,
-    mut while_active: impl FnMut(&mut Qmp, &Claim) -> anyhow::Result<()>,
-) -> anyhow::Result<Claim> {
+/// Waits for the end, and switches to post-copy on the way where that is the mode. It is called off,
+/// and said so, when it takes longer than it may.
+///
+/// # Errors
+/// It did not end in time, or never switched to post-copy although it was to.
+pub(crate) fn finish(source: &mut Qmp, mode: &Mode, limits: &Limits) -> anyhow::Result<Claim> {
     let deadline = Instant::now() + limits.time;
-    let mut called_off = false;
+    let mut switched = false;
     loop {
+        crate::interrupted()?;
         let claim = progress(source)?;
-        if claim.ended() {
+        // QEMU says `completed` a moment before it knows how long that took.
+        if claim.ended() && !(claim.status == "completed" && claim.total_ms == 0.0) {
             anyhow::ensure!(
-                !called_off,
-                "not over after {:?}, in pass {}: called off",
-                limits.time,
-                claim.rounds
+                switched || !mode.postcopy || claim.status != "completed",
+                "it was over before it could switch to post-copy: use a slower link or more memory"
             );
             return Ok(claim);
         }
-        if Instant::now() > deadline && !called_off {
-            called_off = true;
-            source.run("migrate_cancel", json!({}))?;
+        if Instant::now() > deadline {
+            // Post-copy cannot be called off: the guest is in two places.
+            if !switched {
+                cancel(source)?;
+            }
+            anyhow::bail!("not over after {:?}, in pass {}: called off", limits.time, claim.rounds);
+        }
+        if mode.postcopy && !switched && claim.status == "active" {
+            source.run("migrate-start-postcopy", json!({}))?;
+            switched = true;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Calls a migration off; what QEMU says of it then.
+pub(crate) fn cancel(source: &mut Qmp) -> anyhow::Result<Claim> {
+    source.run("migrate_cancel", json!({}))?;
+    let deadline = Instant::now() + CANCEL_TIMEOUT;
+    loop {
+        let claim = progress(source)?;
+        if claim.ended() {
+            return Ok(claim);
         }
         anyhow::ensure!(
-            Instant::now() < deadline + Duration::from_secs(30),
+            Instant::now() < deadline,
             "QEMU does not call off a migration that is '{}'",
             claim.status
         );
-        while_active(source, &claim)?;
         std::thread::sleep(POLL);
     }
 }

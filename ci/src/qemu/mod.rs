@@ -1,8 +1,10 @@
 //! Real virtual machines: QEMU with our programs as the whole of its userland.
 
 mod boot;
+mod certificates;
 mod initramfs;
 mod kernel;
+mod lab;
 pub(crate) mod machine;
 pub(crate) mod migration;
 mod qmp;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 pub(crate) use boot::{Args, run};
+pub(crate) use lab::{Args as LabArgs, run as run_lab};
 
 /// Why no VM can be run on this machine.
 pub(crate) fn missing() -> Option<String> {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,10 +97,16 @@ impl Vm {
     pub(crate) fn hear(&mut self, what: &str) -> anyhow::Result<String> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            let line = self.answers.recv_timeout(rest).with_context(|| {
-                format!("no '{what}' within {ANSWER_TIMEOUT:?}; the console: {}", self.last_words())
-            })?;
+            crate::interrupted()?;
+            let line = match self.answers.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => continue,
+                Err(e) => anyhow::bail!(
+                    "no '{what}' within {ANSWER_TIMEOUT:?} ({e}); the console: {} {}",
+                    self.last_words(),
+                    self.machine.complaints()
+                ),
+            };
             anyhow::ensure!(!line.starts_with("error:"), "{line}");
             if line.contains(what) {
                 return Ok(line);
@@ -108,10 +114,14 @@ impl Vm {
         }
     }
 
+    /// All that the console said.
+    pub(crate) fn console_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
     /// The end of what the console said.
     pub(crate) fn last_words(&self) -> String {
-        let text = std::fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = self.console_text();
         let start = text.len().saturating_sub(600);
         text.get(start..).unwrap_or(&text).trim().to_owned()
     }
@@ -126,6 +136,7 @@ impl Vm {
         let count = || collector.lock().map_or(0, |c| c.beats);
         let (wanted, deadline) = (count() + beats, Instant::now() + BOOT_TIMEOUT);
         while count() < wanted {
+            crate::interrupted()?;
             anyhow::ensure!(
                 Instant::now() < deadline,
                 "no heartbeat from the VM; its console: {} {}",

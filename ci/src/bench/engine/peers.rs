@@ -141,7 +141,7 @@ pub(super) fn qemu(
     };
     let cpu_before = cpu(&source, &destination)?;
     migration::begin(&mut source.qmp, &address)?;
-    let claim: Claim = migration::finish(&mut source.qmp, &limits, |_, _| Ok(()))?;
+    let claim: Claim = migration::finish(&mut source.qmp, mode, &limits)?;
     anyhow::ensure!(claim.status == "completed", "QEMU {}: {}", claim.status, claim.error);
     let cpu = cpu(&source, &destination)? - cpu_before;
     Ok(Transfer {

@@ -1,0 +1,210 @@
+//! What is known of a VM after a migration, from three sides: its own scan of its memory, its
+//! heartbeats in a journal outside, and its RAM as an image.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use verifier::evidence;
+use workload::clock::realtime_ns;
+use workload::journal::Journal;
+
+use super::bed::Life;
+use crate::programs::beside;
+use crate::qemu::vm::Vm;
+
+/// How long the guest runs on before it is looked at once more.
+const RUN_ON: Duration = Duration::from_millis(1500);
+
+/// One look at memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`.
+    pub(super) verdict: String,
+    /// What was wrong, a line each, with class and address.
+    pub(super) faults: Vec<String>,
+}
+
+/// All looks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    /// From outside, by the RAM of the stopped destination, before it ran.
+    pub(super) image: Option<Look>,
+    /// From inside, as soon as the guest could be told to pause.
+    pub(super) inside: Look,
+    /// From inside, after it ran on.
+    pub(super) later: Look,
+    /// From outside, at rest.
+    pub(super) image_later: Look,
+    /// By the heartbeats: rollback, fork, writers that stand still.
+    pub(super) breaches: Vec<String>,
+    /// The longest silence of the heartbeats since the migration began, in milliseconds, without the
+    /// time in which the VM stood still to be looked at.
+    pub(super) seen_ms: f64,
+    /// The longest time in which the guest felt all its CPUs stand still, in milliseconds, since it
+    /// booted, likewise; `None` if it felt none.
+    pub(super) felt_ms: Option<f64>,
+}
+
+impl Evidence {
+    /// PROVEN where every look is, WRONG where any is.
+    pub(super) fn verdict(&self) -> &'static str {
+        let looks =
+            [self.image.as_ref(), Some(&self.inside), Some(&self.later), Some(&self.image_later)];
+        let verdicts: Vec<_> = looks.into_iter().flatten().map(|l| l.verdict.as_str()).collect();
+        if verdicts.contains(&"WRONG") || !self.breaches.is_empty() {
+            "WRONG"
+        } else if verdicts.iter().all(|verdict| *verdict == "PROVEN") {
+            "PROVEN"
+        } else {
+            "INCONCLUSIVE"
+        }
+    }
+}
+
+/// Looks at a VM that has just arrived, and ends it. One that stands still is looked at from
+/// outside before it runs.
+pub(super) fn gather(
+    mut vm: Vm,
+    life: &Life,
+    stands_still: bool,
+    began_ns: u64,
+) -> anyhow::Result<Evidence> {
+    let mut evidence = Evidence::default();
+    let arrived = Instant::now();
+    if stands_still {
+        evidence.image = Some(image(&vm.machine.ram, life)?);
+    }
+    // Told before it runs, so that the writers come to rest as soon as they can: what is rewritten
+    // until then, they compare first.
+    vm.tell("pause")?;
+    if stands_still {
+        vm.machine.qmp.run("cont", json!({}))?;
+    }
+    let looked_ms = if stands_still { arrived.elapsed().as_secs_f64() * 1e3 } else { 0.0 };
+    vm.hear("paused at")?;
+    evidence.inside = scan(&mut vm)?;
+    vm.ask("resume", "resumed")?;
+    std::thread::sleep(RUN_ON);
+    vm.ask("pause", "paused at")?;
+    evidence.later = scan(&mut vm)?;
+    vm.machine.qmp.run("stop", json!({}))?;
+    evidence.image_later = image(&vm.machine.ram, life)?;
+    vm.machine.qmp.run("cont", json!({}))?;
+    vm.tell("stop")?;
+    vm.wait(Duration::from_secs(60))?;
+    evidence.felt_ms = felt(&vm.console_text()).map(|felt| (felt - looked_ms).max(0.0));
+    let journal = Journal::read(&life.journal)?;
+    let judged = evidence::judge(&journal);
+    evidence.breaches = judged.breaches.iter().map(ToString::to_string).collect();
+    let idle = judged.idle_writers();
+    evidence.breaches.extend(idle.iter().map(|w| format!("writer {w} was never seen to advance")));
+    evidence.seen_ms = (longest_silence_ms(&journal, began_ns) - looked_ms).max(0.0);
+    Ok(evidence)
+}
+
+/// The guest's own scan; its answer may be many lines.
+pub(super) fn scan(vm: &mut Vm) -> anyhow::Result<Look> {
+    const VERDICTS: [&str; 3] = ["PROVEN", "WRONG", "INCONCLUSIVE"];
+    vm.tell("scan")?;
+    let mut look = Look::default();
+    let mut begun = false;
+    loop {
+        let line = vm.hear("")?;
+        let (text, first) = match line.strip_prefix("scan: ") {
+            Some(rest) => (rest, true),
+            None => (line.as_str(), false),
+        };
+        begun |= first;
+        if !begun {
+            continue;
+        }
+        if let Some(verdict) = VERDICTS.iter().find(|v| text.starts_with(&format!("{v}:"))) {
+            look.verdict = (*verdict).to_owned();
+            return Ok(look);
+        }
+        if text.starts_with("0x") {
+            look.faults.push(text.to_owned());
+        }
+    }
+}
+
+/// The RAM of a VM that stands still, as an image.
+pub(super) fn image(ram: &Path, life: &Life) -> anyhow::Result<Look> {
+    let output = Command::new(beside("verifier")?)
+        .arg("image")
+        .arg(ram)
+        .arg("--journal")
+        .arg(&life.journal)
+        .output()
+        .context("cannot run the verifier")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = || text.lines();
+    let verdict = lines().find_map(|line| {
+        let name = line.split(':').next()?;
+        ["PROVEN", "WRONG", "INCONCLUSIVE"].contains(&name).then(|| name.to_owned())
+    });
+    let verdict = verdict.with_context(|| {
+        format!("the verifier says nothing: {}", String::from_utf8_lossy(&output.stderr).trim())
+    })?;
+    let is_fault = |line: &&str| line.starts_with("0x") || line.starts_with("page ");
+    Ok(Look { verdict, faults: lines().filter(is_fault).map(str::to_owned).collect() })
+}
+
+/// The longest time without a heartbeat since `from_ns`, by the journal's clock.
+pub(super) fn longest_silence_ms(journal: &Journal, from_ns: u64) -> f64 {
+    let mut times: Vec<u64> = journal.beats.iter().map(|beat| beat.journal_ns).collect();
+    times.sort_unstable();
+    let recent = times.windows(2).filter(|pair| pair[1] > from_ns);
+    let longest = recent.map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    longest as f64 / 1e6
+}
+
+/// Now, by the journal's clock.
+pub(super) fn now_ns() -> u64 {
+    realtime_ns()
+}
+
+/// The longest stun of the guest's own summary, or the largest jump of its wall clock.
+fn felt(console: &str) -> Option<f64> {
+    let after = |line: &str, mark: &str| -> Option<f64> {
+        let rest = &line[line.find(mark)? + mark.len()..];
+        let number: String = rest
+            .trim_start()
+            .trim_start_matches('+')
+            .chars()
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect();
+        number.parse().ok()
+    };
+    console
+        .lines()
+        .filter_map(|line| {
+            let stun = line.trim().starts_with("stun at").then(|| after(line, " s: ")).flatten();
+            let jump =
+                line.trim().starts_with("clock jump").then(|| after(line, "moved ")).flatten();
+            stun.or(jump)
+        })
+        .reduce(f64::max)
+}
+
+/// A JSON value as a number, for tables.
+pub(super) fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_felt_is_read_from_its_console() {
+        let text = "felt on 2 CPUs (CLOCK_MONOTONIC): ran 99.0 % of the time, 2 stuns\n  \
+            stun at 3.120 s: 35.5 ms on all CPUs\n  stun at 8.000 s: 210.0 ms on all CPUs\n  \
+            clock jump at 9.0 s: the wall clock moved +12.5 ms against CLOCK_MONOTONIC\n";
+        assert_eq!(felt(text), Some(210.0));
+        assert_eq!(felt("nothing"), None);
+    }
+}

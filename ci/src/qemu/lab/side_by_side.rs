@@ -1,0 +1,173 @@
+//! The same workload at the same rate in as much memory over the same link: our engine with both of
+//! its guests, and QEMU in three ways.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use workload::exit;
+use workload::units::{Bytes, Rate};
+
+use super::bed::{Bed, Plan};
+use super::evidence::{self, number};
+use crate::hosts::{ADDRESS_B, Hosts, LinkShape};
+use crate::programs::{announced, beside};
+use crate::qemu::migration::Mode;
+
+/// What an emulated vCPU of ours can write, and a link on which that is a tenth.
+const RATE: Rate = Rate(700_000);
+const LINK: Rate = Rate(8_000_000);
+const MEMORY_MIB: u64 = 192;
+const REGION_MIB: u64 = 96;
+
+#[derive(Default)]
+struct Line {
+    total_s: f64,
+    claimed_ms: f64,
+    felt_ms: Option<f64>,
+    seen_ms: f64,
+    rounds: u64,
+    megabytes: f64,
+    slowed_percent: f64,
+    verdict: String,
+}
+
+pub(super) fn run(plan: Plan) -> anyhow::Result<u8> {
+    let plan =
+        Plan { memory_kib: Plan::kib_of(MEMORY_MIB), region_mib: REGION_MIB, rate: RATE, ..plan };
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "stream at {RATE} over {}, {MEMORY_MIB} MiB (of QEMU's, {REGION_MIB} MiB are written and the \
+         rest is its kernel's)\n{:<22} {:>8} {:>8} {:>8} {:>8} {:>7} {:>9} {:>7}  verdict",
+        LINK.as_bits(),
+        "",
+        "total",
+        "claimed",
+        "felt",
+        "seen",
+        "rounds",
+        "bytes",
+        "slowed"
+    )?;
+    let mut code = exit::PROVEN;
+    let mut show = |name: &str, line: anyhow::Result<Line>| -> anyhow::Result<()> {
+        crate::interrupted()?;
+        match line {
+            Ok(l) => {
+                let felt = l.felt_ms.map_or("none".to_owned(), |felt| format!("{felt:.0} ms"));
+                writeln!(
+                    out,
+                    "{name:<22} {:>8} {:>8} {felt:>8} {:>8} {:>7} {:>9} {:>7}  {}",
+                    format!("{:.1} s", l.total_s),
+                    format!("{:.0} ms", l.claimed_ms),
+                    format!("{:.0} ms", l.seen_ms),
+                    l.rounds,
+                    format!("{:.1} MB", l.megabytes),
+                    format!("{:.1} %", l.slowed_percent),
+                    l.verdict
+                )?;
+                if l.verdict != "PROVEN" {
+                    code = exit::WRONG;
+                }
+            }
+            Err(e) => {
+                writeln!(out, "{name:<22} FAILED: {}", exit::one_line(e.as_ref()))?;
+                code = exit::FAILED;
+            }
+        }
+        Ok(())
+    };
+    let hosts = Hosts::new(LinkShape::ethernet(LINK))?;
+    for guest in ["process", "kvm"] {
+        let line = match guest {
+            "kvm" if !std::path::Path::new("/dev/kvm").exists() => {
+                Err(anyhow::anyhow!("SKIPPED: there is no /dev/kvm"))
+            }
+            _ => ours(&hosts, guest),
+        };
+        show(&format!("ours, {guest} guest"), line)?;
+    }
+    drop(hosts);
+    let bed = Bed::new(plan, LINK)?;
+    for mode in ["plain", "auto-converge", "postcopy"] {
+        show(&format!("QEMU {mode}"), qemu(&bed, mode))?;
+    }
+    Ok(code)
+}
+
+fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
+    let program = beside("vmigrate")?;
+    let directory = tempfile::tempdir()?;
+    let journal = directory.path().join("journal");
+    let child = hosts
+        .on(1, &program)
+        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
+        .arg(format!("{ADDRESS_B}:7400"))
+        .arg("--journal")
+        .arg(&journal)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start the receiver")?;
+    let (mut receiver, address) = announced(child)?;
+    let memory = Bytes(MEMORY_MIB << 20);
+    let output = hosts
+        .on(0, &program)
+        .args(["send", "--insecure", "--json", "--to", &address, "--guest", guest])
+        .args(["--memory", &memory.0.to_string(), "--rate", &format!("{}B/s", RATE.0)])
+        .args(["--workload", "stream,record=16KiB", "--seed", "7", "--compress", "off"])
+        .args(["--delta", "off", "--journal"])
+        .arg(&journal)
+        .output()
+        .context("cannot run the sender")?;
+    receiver.0.wait()?;
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim())
+    })?;
+    let attempt = &report["attempts"][0];
+    let proof_ms = number(&attempt["downtime"]["proof_ms"]);
+    Ok(Line {
+        total_s: number(&attempt["migration_ms"]) / 1e3,
+        claimed_ms: number(&attempt["downtime"]["total_ms"]),
+        // Both include the proof, which is not the migration's.
+        felt_ms: Some(number(&report["proof"]["testimony"]["felt_gap_ms"]) - proof_ms),
+        seen_ms: number(&report["journal_gap_ms"]) - proof_ms,
+        rounds: attempt["rounds"].as_array().map_or(0, Vec::len) as u64,
+        megabytes: number(&attempt["wire_bytes"]) / 1e6,
+        slowed_percent: slowed(number(&report["rate_achieved"])),
+        verdict: report["verdict"].as_str().unwrap_or("?").to_owned(),
+    })
+}
+
+fn slowed(bytes_per_s: f64) -> f64 {
+    (100.0 * (1.0 - bytes_per_s / RATE.0 as f64)).max(0.0)
+}
+
+fn qemu(bed: &Bed, name: &str) -> anyhow::Result<Line> {
+    let mode = Mode::named(name)?;
+    let (mut life, mut source) = bed.boot(&format!("side-{name}"))?;
+    let began_ns = evidence::now_ns();
+    let written = |life: &super::bed::Life| -> anyhow::Result<u64> {
+        let judged = verifier::evidence::judge(&workload::journal::Journal::read(&life.journal)?);
+        Ok(judged.watermarks().iter().sum())
+    };
+    let before = written(&life)?;
+    let (vm, claim) = bed.migrate(&mut life, &mode, &mut source)?;
+    let elapsed = Duration::from_nanos(evidence::now_ns() - began_ns).as_secs_f64();
+    let records = written(&life)? - before;
+    drop(source);
+    let evidence = evidence::gather(vm, &life, !mode.postcopy, began_ns)?;
+    Ok(Line {
+        total_s: claim.total_ms / 1e3,
+        claimed_ms: claim.downtime_ms,
+        felt_ms: evidence.felt_ms,
+        seen_ms: evidence.seen_ms,
+        rounds: claim.rounds,
+        megabytes: claim.bytes as f64 / 1e6,
+        slowed_percent: slowed((records * (16 << 10)) as f64 / elapsed),
+        verdict: evidence.verdict().to_owned(),
+    })
+}
