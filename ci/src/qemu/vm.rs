@@ -82,8 +82,9 @@ impl Vm {
 
     /// Sends a command to the workload inside.
     pub(crate) fn tell(&mut self, command: &str) -> anyhow::Result<()> {
+        // The first byte to a machine that stood still may be lost: an empty line is no command.
         self.serial
-            .write_all(format!("{command}\n").as_bytes())
+            .write_all(format!("\n{command}\n").as_bytes())
             .with_context(|| format!("cannot send '{command}' into the VM"))
     }
 

@@ -16,6 +16,10 @@ use crate::proto::hello::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
 use channel::Channel;
 use tls::Identity;
 
+/// Bytes that wait in a socket to be sent, beyond those under way: few, because what is written last
+/// at a stun waits behind them, and because what waits long leaves the processor's cache.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// How a link is protected and how long it may be silent.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -60,6 +64,7 @@ impl LinkSettings {
     fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
         let socket = SockRef::from(stream);
         socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         socket.set_read_timeout(Some(self.timeout))?;
         socket.set_write_timeout(Some(self.timeout))?;
         socket.set_tcp_user_timeout(Some(self.timeout))?;

@@ -1,6 +1,7 @@
 //! What is known of a VM after a migration, from three sides: its own scan of its memory, its
 //! heartbeats in a journal outside, and its RAM as an image.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -66,16 +67,20 @@ impl Evidence {
 
 /// Looks at a VM that has just arrived, and ends it. One that stands still is looked at from
 /// outside before it runs.
+/// Its first image is held against `map`, if there is one.
 pub(super) fn gather(
     mut vm: Vm,
     life: &Life,
     stands_still: bool,
     began_ns: u64,
+    map: Option<&Path>,
 ) -> anyhow::Result<Evidence> {
     let mut evidence = Evidence::default();
     let arrived = Instant::now();
     if stands_still {
-        evidence.image = Some(image(&vm.machine.ram, life)?);
+        let map = map.map(|map| [OsStr::new("--map"), map.as_os_str()]);
+        let map = map.as_ref().map_or(&[][..], |map| map);
+        evidence.image = Some(image(&vm.machine.ram, life, map)?);
     }
     // Told before it runs, so that the writers come to rest as soon as they can: what is rewritten
     // until then, they compare first.
@@ -91,7 +96,7 @@ pub(super) fn gather(
     vm.ask("pause", "paused at")?;
     evidence.later = scan(&mut vm)?;
     vm.machine.qmp.run("stop", json!({}))?;
-    evidence.image_later = image(&vm.machine.ram, life)?;
+    evidence.image_later = image(&vm.machine.ram, life, &[])?;
     vm.machine.qmp.run("cont", json!({}))?;
     vm.tell("stop")?;
     vm.wait(Duration::from_secs(60))?;
@@ -132,12 +137,13 @@ pub(super) fn scan(vm: &mut Vm) -> anyhow::Result<Look> {
 }
 
 /// The RAM of a VM that stands still, as an image.
-pub(super) fn image(ram: &Path, life: &Life) -> anyhow::Result<Look> {
+pub(super) fn image(ram: &Path, life: &Life, more: &[&OsStr]) -> anyhow::Result<Look> {
     let output = Command::new(beside("verifier")?)
         .arg("image")
         .arg(ram)
         .arg("--journal")
         .arg(&life.journal)
+        .args(more)
         .output()
         .context("cannot run the verifier")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

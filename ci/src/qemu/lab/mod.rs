@@ -222,7 +222,7 @@ fn one(bed: &Bed, name: &str, course: Course) -> anyhow::Result<(Claim, Evidence
         let mut middle = vm;
         (vm, claim) = bed.migrate(&mut life, &mode, &mut middle)?;
     }
-    let evidence = evidence::gather(vm, &life, !mode.postcopy, began_ns)?;
+    let evidence = evidence::gather(vm, &life, !mode.postcopy, began_ns, None)?;
     Ok((claim, evidence))
 }
 
@@ -259,7 +259,7 @@ fn sabotaged(bed: &Bed) -> anyhow::Result<u8> {
     for (number, kind) in kinds.enumerate() {
         crate::interrupted()?;
         let (mut life, mut source) = bed.boot(&format!("sabotage{number}"))?;
-        let earlier = Earlier::of(&source.machine.ram)?;
+        let earlier = Earlier::of(&mut source, &life)?;
         // Long enough for pages to be written that the earlier moment shows unwritten.
         std::thread::sleep(Duration::from_secs(2));
         let began_ns = evidence::now_ns();
@@ -272,7 +272,7 @@ fn sabotaged(bed: &Bed) -> anyhow::Result<u8> {
             }
             None => None,
         };
-        let evidence = evidence::gather(vm, &life, true, began_ns)?;
+        let evidence = evidence::gather(vm, &life, true, began_ns, Some(&earlier.map))?;
         let image = evidence.image.clone().unwrap_or_default();
         let good = match (kind, &planted) {
             (Some(kind), Some(planted)) => {

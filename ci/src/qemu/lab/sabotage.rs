@@ -6,13 +6,18 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use serde_json::json;
 use workload::journal::Journal;
 use workload::line::Line;
 use workload::spec::Workload;
 use workload::{LINE_BYTES, LINE_WORDS, PAGE_BYTES, PAGE_LINES};
+
+use super::bed::Life;
+use super::evidence;
+use crate::qemu::vm::Vm;
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +55,12 @@ impl Sabotage {
         }
     }
 
-    /// What an image must call it. Pages of an image say themselves where they belong, so there a
-    /// swap is two pages out of order, and a page that holds nothing is missing.
+    /// What an image, held against a map of an earlier one, must call it. Which page is which an
+    /// image tells by the pages themselves, so there a page that holds nothing is missing.
     pub(super) fn class_image(self) -> &'static str {
         match self {
-            Self::FlipBit => "BITFLIP",
-            Self::SwapPages => "out of order",
-            Self::OlderCopy => "STALE",
             Self::ZeroPage => "MISSING",
+            _ => self.class_inside(),
         }
     }
 }
@@ -87,12 +90,24 @@ impl Planted {
     }
 }
 
-/// What a VM's memory looked like at an earlier moment.
-pub(super) struct Earlier(Vec<u8>);
+/// What a VM's memory looked like at an earlier moment, and where its pages lay.
+pub(super) struct Earlier {
+    memory: Vec<u8>,
+    pub(super) map: PathBuf,
+}
 
 impl Earlier {
-    pub(super) fn of(ram: &Path) -> anyhow::Result<Self> {
-        Ok(Self(std::fs::read(ram).with_context(|| format!("cannot read {}", ram.display()))?))
+    /// Of a VM that stands still for it.
+    pub(super) fn of(vm: &mut Vm, life: &Life) -> anyhow::Result<Self> {
+        vm.machine.qmp.run("stop", json!({}))?;
+        let ram = &vm.machine.ram;
+        let memory =
+            std::fs::read(ram).with_context(|| format!("cannot read {}", ram.display()))?;
+        let map = ram.with_extension("map");
+        let look = evidence::image(ram, life, &["--write-map".as_ref(), map.as_os_str()])?;
+        anyhow::ensure!(look.verdict == "PROVEN", "before anything was done: {:?}", look.faults);
+        vm.machine.qmp.run("cont", json!({}))?;
+        Ok(Self { memory, map })
     }
 }
 
@@ -137,12 +152,12 @@ pub(super) fn plant(
                 let distance = (near + share.slots - slot_of(&workload, *page)) % share.slots;
                 *page < share.pages
                     && distance > share.slots / 64
-                    && page_at(&now, *offset) != page_at(&earlier.0, *offset)
-                    && is_whole(&page_at(&earlier.0, *offset), *page, &workload)
+                    && page_at(&now, *offset) != page_at(&earlier.memory, *offset)
+                    && is_whole(&page_at(&earlier.memory, *offset), *page, &workload)
             });
             let (page, offset) =
                 changed.min().context("no page was written since the earlier moment")?;
-            file.write_all_at(&page_at(&earlier.0, *offset), *offset)?;
+            file.write_all_at(&page_at(&earlier.memory, *offset), *offset)?;
             Ok(Planted { pages: vec![*page], line: None })
         }
         Sabotage::ZeroPage => {

@@ -159,7 +159,7 @@ fn qemu(bed: &Bed, name: &str) -> anyhow::Result<Line> {
     let elapsed = Duration::from_nanos(evidence::now_ns() - began_ns).as_secs_f64();
     let records = written(&life)? - before;
     drop(source);
-    let evidence = evidence::gather(vm, &life, !mode.postcopy, began_ns)?;
+    let evidence = evidence::gather(vm, &life, !mode.postcopy, began_ns, None)?;
     Ok(Line {
         total_s: claim.total_ms / 1e3,
         claimed_ms: claim.downtime_ms,
