@@ -10,11 +10,12 @@ use crate::memory::{GROUP_PAGES, PAGE_BYTES, PageNumber};
 
 /// Shorter runs of pages are copied into the socket: queueing pages one by one costs more.
 const QUEUED_PAGES_MIN: u64 = 8;
+/// A reader that waits for at least this much is woken when this much is there.
+const WAKE_BYTES: usize = 256 << 10;
 /// Parts of one gathered write or scattered read: heads, and every other page of a group.
 const PARTS_MAX: usize = 4 + GROUP_PAGES as usize;
 
-/// Fills the buffer. The kernel waits until all of a read is there, instead of waking the thread
-/// for every few packets.
+/// Fills the buffer.
 pub(super) fn read_all(stream: &TcpStream, into: &mut [u8]) -> io::Result<()> {
     scatter(stream, vec![part(into.as_mut_ptr(), into.len())])
 }
@@ -112,10 +113,15 @@ fn message(parts: &mut [libc::iovec]) -> libc::msghdr {
 fn scatter(stream: &TcpStream, mut parts: Vec<libc::iovec>) -> io::Result<()> {
     let mut more = advance(&mut parts, 0);
     while more {
+        let missing: usize = parts.iter().map(|part| part.iov_len).sum();
+        let how = match missing >= WAKE_BYTES {
+            true => await_bytes(stream, WAKE_BYTES).map(|()| libc::MSG_DONTWAIT)?,
+            false => libc::MSG_WAITALL,
+        };
         let mut message = message(&mut parts);
         // SAFETY: the parts are valid for writing their length: buffers borrowed exclusively, or
         // pages of a shadow that only this stream writes.
-        let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, libc::MSG_WAITALL) };
+        let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, how) };
         more = match got {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             got if got > 0 => advance(&mut parts, got as usize),
@@ -126,6 +132,49 @@ fn scatter(stream: &TcpStream, mut parts: Vec<libc::iovec>) -> io::Result<()> {
         };
     }
     Ok(())
+}
+
+/// Waits until so many bytes are there, or the other side has closed, or the socket's read timeout
+/// has passed. A reader that the kernel woke for every packet would spend its time waking.
+///
+/// Waiting is `poll`'s, not the read's: a read takes what is there and then sleeps until as many
+/// bytes as before are there *again*, which may never come.
+fn await_bytes(stream: &TcpStream, bytes: usize) -> io::Result<()> {
+    let timeout = stream.read_timeout()?;
+    let timeout_ms = timeout.map_or(-1, |timeout| timeout.as_millis().min(1 << 30) as libc::c_int);
+    wake_at(stream, bytes)?;
+    let waited = loop {
+        let mut poll =
+            libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which outlives the call.
+        match unsafe { libc::poll(&mut poll, 1, timeout_ms) } {
+            0 => break Err(io::ErrorKind::WouldBlock.into()),
+            ready if ready > 0 => break Ok(()),
+            _ => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => break Err(e),
+            },
+        }
+    };
+    // The next read may be one of a few bytes.
+    wake_at(stream, 1)?;
+    waited
+}
+
+/// Lets whoever waits wait until so many bytes are there.
+fn wake_at(stream: &TcpStream, bytes: usize) -> io::Result<()> {
+    let bytes = bytes as libc::c_int;
+    // SAFETY: the option takes an int, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            std::ptr::from_ref(&bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Writes all parts, some of which may be guest memory.
