@@ -81,6 +81,16 @@ impl Hosts {
         Ok(hosts)
     }
 
+    /// Shapes both ends of the link anew.
+    pub(crate) fn reshape(&self, rate: Rate) -> anyhow::Result<()> {
+        self.names.iter().try_for_each(|name| self.shape(name, rate))
+    }
+
+    /// Takes the link `down`, or `up` again.
+    pub(crate) fn carrier(&self, state: &str) -> anyhow::Result<()> {
+        run(&["ip", "-n", &self.names[0], "link", "set", "wire", state])
+    }
+
     fn shape(&self, name: &str, rate: Rate) -> anyhow::Result<()> {
         let bits = format!("{}bit", rate.0 * 8);
         run(&[

@@ -6,6 +6,7 @@
 mod bench;
 mod faults;
 mod hosts;
+mod links;
 mod migrate;
 mod migrations;
 mod programs;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Migrate between two network namespaces over a veth pair shaped by tc tbf (needs root)
     Namespaces(migrate::Args),
+    /// Links that stall or slow down, and guests that write too fast (needs root)
+    Links(links::Args),
     /// Plant faults of every class by the thousand, and see each found and named
     Faults(faults::Args),
     /// Run every pattern with every content at a rate, and prove each
@@ -60,6 +63,10 @@ fn main() -> ExitCode {
         Command::Namespaces(args) => match hosts::missing() {
             Some(reason) => return skipped("migration between namespaces", &reason),
             None => migrate::run(&args),
+        },
+        Command::Links(args) => match hosts::missing() {
+            Some(reason) => return skipped("bad links between namespaces", &reason),
+            None => links::run(&args),
         },
         Command::Vm(args) => match qemu::missing() {
             Some(reason) => return skipped("a VM", &reason),

@@ -112,12 +112,18 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
         ("--time-limit", "60s".to_owned()),
         ("--linger", "0s".to_owned()),
     ];
+    let mut coding = coding.to_vec();
+    // What takes too long goes back to copying; stopping first would do so until it is given up.
+    if policy != "stop-and-copy" && random.random_ratio(1, 3) {
+        coding.push(("--abort-over-limit", String::new()));
+    }
     (
         policy,
         words
             .into_iter()
             .chain(coding)
             .flat_map(|(name, value)| [name.to_owned(), value])
+            .filter(|word| !word.is_empty())
             .collect(),
     )
 }

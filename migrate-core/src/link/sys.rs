@@ -144,8 +144,7 @@ fn await_bytes(stream: &TcpStream, bytes: usize) -> io::Result<()> {
     let timeout_ms = timeout.map_or(-1, |timeout| timeout.as_millis().min(1 << 30) as libc::c_int);
     wake_at(stream, bytes)?;
     let waited = loop {
-        let mut poll =
-            libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which outlives the call.
         match unsafe { libc::poll(&mut poll, 1, timeout_ms) } {
             0 => break Err(io::ErrorKind::WouldBlock.into()),
