@@ -44,6 +44,8 @@ enum Command {
     Vm(qemu::Args),
     /// Migrate real VMs by QEMU, in any of its ways, and judge them from inside and outside
     Qemu(qemu::LabArgs),
+    /// The same between two libvirt daemons
+    Libvirt(qemu::libvirt::Args),
     /// Measure, side by side with peers and limits (see ci/bench)
     Bench(bench::Args),
 }
@@ -76,6 +78,12 @@ fn main() -> ExitCode {
             Some(reason) => return skipped("QEMU's migrations", &reason),
             None => qemu::run_lab(&args),
         },
+        Command::Libvirt(args) => {
+            match qemu::missing().or_else(hosts::missing).or_else(qemu::libvirt::missing) {
+                Some(reason) => return skipped("libvirt's migrations", &reason),
+                None => qemu::libvirt::run(&args),
+            }
+        }
         Command::Faults(args) => faults::run(&args),
         Command::Workloads(args) => workloads::run(&args),
         Command::Migrations(args) => migrations::run(&args),

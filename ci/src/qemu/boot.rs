@@ -52,12 +52,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     let mut out = std::io::stdout().lock();
     let mut vm = Vm::start(Command::new("qemu-system-x86_64"), &recipe, &collector)?;
-    vm.await_beats(&collector, 100)?;
+    vm.port.await_beats(&collector, 100)?;
     writeln!(out, "heartbeats after {:.1} s", start.elapsed().as_secs_f64())?;
-    writeln!(out, "in the VM: {}", vm.ask("rate 20MB/s", "rate 20MB/s")?)?;
+    writeln!(out, "in the VM: {}", vm.port.ask("rate 20MB/s", "rate 20MB/s")?)?;
     std::thread::sleep(Duration::from_secs(2));
-    writeln!(out, "in the VM: {}", vm.ask("pause", "paused at")?)?;
-    let scanned = vm.ask("scan", "PROVEN")?;
+    writeln!(out, "in the VM: {}", vm.port.ask("pause", "paused at")?)?;
+    let scanned = vm.port.ask("scan", "PROVEN")?;
     writeln!(out, "in the VM: {scanned}")?;
     vm.machine.qmp.run("stop", serde_json::json!({}))?;
     let image = Command::new(beside("verifier")?)
@@ -70,8 +70,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let said = String::from_utf8_lossy(&image.stdout).into_owned();
     write!(out, "from outside, by its memory:\n{said}")?;
     vm.machine.qmp.run("cont", serde_json::json!({}))?;
-    vm.ask("resume", "resumed")?;
-    vm.tell("stop")?;
+    vm.port.ask("resume", "resumed")?;
+    vm.port.tell("stop")?;
     vm.wait(Duration::from_secs(60))?;
     let judged = Command::new(beside("verifier")?)
         .arg("journal")
@@ -80,7 +80,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         .context("cannot run the verifier")?;
     let text = String::from_utf8_lossy(&judged.stdout);
     writeln!(out, "by its heartbeats: {}", text.lines().last().unwrap_or("nothing"))?;
-    writeln!(out, "{:.1} s in all; console:\n{}", start.elapsed().as_secs_f64(), vm.last_words())?;
+    writeln!(
+        out,
+        "{:.1} s in all; console:\n{}",
+        start.elapsed().as_secs_f64(),
+        vm.port.last_words()
+    )?;
     let good = scanned.contains("PROVEN") && image.status.success() && judged.status.success();
     Ok(if good { exit::PROVEN } else { exit::WRONG })
 }

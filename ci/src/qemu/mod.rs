@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 pub(crate) use boot::{Args, run};
-pub(crate) use lab::{Args as LabArgs, run as run_lab};
+pub(crate) use lab::{Args as LabArgs, libvirt, run as run_lab};
 
 /// Why no VM can be run on this machine.
 pub(crate) fn missing() -> Option<String> {

@@ -35,13 +35,19 @@ pub(crate) struct Recipe<'a> {
 /// A VM, ended with this value.
 pub(crate) struct Vm {
     pub(crate) machine: Machine,
-    serial: UnixStream,
-    answers: Receiver<String>,
-    console: PathBuf,
+    pub(crate) port: Port,
 }
 
 /// Where a VM's heartbeats are gathered.
 pub(crate) type Gathered = Arc<Mutex<Collector>>;
+
+/// The kernel command line of a VM whose init is the workload.
+pub(crate) fn command_line(settings: &str) -> String {
+    format!(
+        "console=ttyS0 quiet panic=-1 workload.heartbeat=serial:/dev/ttyS1 \
+         workload.control=serial:/dev/ttyS1 {settings}"
+    )
+}
 
 impl Vm {
     /// Starts a VM by `qemu`, a command that runs qemu-system-x86_64 on the right host; heartbeats
@@ -60,11 +66,7 @@ impl Vm {
             .arg("-initrd")
             .arg(recipe.initramfs)
             .arg("-append")
-            .arg(format!(
-                "console=ttyS0 quiet panic=-1 workload.heartbeat=serial:/dev/ttyS1 \
-                 workload.control=serial:/dev/ttyS1 {}",
-                recipe.settings
-            ));
+            .arg(command_line(recipe.settings));
         let machine = MachineRecipe {
             name: recipe.name,
             directory: recipe.directory,
@@ -75,9 +77,36 @@ impl Vm {
             begins: recipe.begins,
         };
         let machine = Machine::start(qemu, &machine)?;
-        let port = UnixStream::connect(&serial).context("cannot connect to the serial port")?;
-        let answers = listen(port.try_clone()?, recipe.name, collector)?;
-        Ok(Self { machine, serial: port, answers, console })
+        let port = Port::connect(&serial, console, recipe.name, collector)?;
+        Ok(Self { machine, port })
+    }
+
+    /// Waits until the VM has powered itself off.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        self.machine
+            .wait(timeout)
+            .with_context(|| format!("its console: {}", self.port.last_words()))
+    }
+}
+
+/// The serial port over which the workload inside talks, and the VM's console.
+pub(crate) struct Port {
+    serial: UnixStream,
+    answers: Receiver<String>,
+    console: PathBuf,
+}
+
+impl Port {
+    /// Connects to a port whose machine is there.
+    pub(crate) fn connect(
+        serial: &Path,
+        console: PathBuf,
+        name: &str,
+        collector: &Gathered,
+    ) -> anyhow::Result<Self> {
+        let serial = UnixStream::connect(serial).context("cannot connect to the serial port")?;
+        let answers = listen(serial.try_clone()?, name, collector)?;
+        Ok(Self { serial, answers, console })
     }
 
     /// Sends a command to the workload inside.
@@ -103,9 +132,8 @@ impl Vm {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => continue,
                 Err(e) => anyhow::bail!(
-                    "no '{what}' within {ANSWER_TIMEOUT:?} ({e}); the console: {} {}",
-                    self.last_words(),
-                    self.machine.complaints()
+                    "no '{what}' within {ANSWER_TIMEOUT:?} ({e}); the console: {}",
+                    self.last_words()
                 ),
             };
             anyhow::ensure!(!line.starts_with("error:"), "{line}");
@@ -127,11 +155,6 @@ impl Vm {
         text.get(start..).unwrap_or(&text).trim().to_owned()
     }
 
-    /// Waits until the VM has powered itself off.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        self.machine.wait(timeout).with_context(|| format!("its console: {}", self.last_words()))
-    }
-
     /// Waits until the workload inside has sent `beats` more heartbeats.
     pub(crate) fn await_beats(&self, collector: &Gathered, beats: u64) -> anyhow::Result<()> {
         let count = || collector.lock().map_or(0, |c| c.beats);
@@ -140,9 +163,8 @@ impl Vm {
             crate::interrupted()?;
             anyhow::ensure!(
                 Instant::now() < deadline,
-                "no heartbeat from the VM; its console: {} {}",
-                self.last_words(),
-                self.machine.complaints()
+                "no heartbeat from the VM; its console: {}",
+                self.last_words()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -154,11 +176,7 @@ impl Vm {
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Reads what comes over a serial port: heartbeats go to the collector, answers are handed on.
-pub(crate) fn listen(
-    port: UnixStream,
-    name: &str,
-    collector: &Gathered,
-) -> anyhow::Result<Receiver<String>> {
+fn listen(port: UnixStream, name: &str, collector: &Gathered) -> anyhow::Result<Receiver<String>> {
     let (sender, answers) = channel();
     let (lines, collector) = (BufReader::new(port), collector.clone());
     std::thread::Builder::new().name(format!("serial-{name}")).spawn(move || {

@@ -12,7 +12,7 @@ use workload::units::Rate;
 use crate::hosts::{ADDRESSES, Hosts, LinkShape};
 use crate::qemu::machine::Begins;
 use crate::qemu::migration::{self, Claim, Limits, Mode};
-use crate::qemu::vm::{Gathered, Recipe, Vm};
+use crate::qemu::vm::{Gathered, Recipe, Vm, command_line};
 use crate::qemu::{cache, certificates, initramfs, kernel, static_programs};
 
 /// Under TCG, QEMU 7.2 forgets writes while it looks for dirty pages 64 at a time, which it does
@@ -59,6 +59,11 @@ pub(super) struct Bed {
 }
 
 impl Life {
+    /// A VM that has not begun.
+    pub(super) fn new(journal: PathBuf, gathered: Gathered, name: &str) -> Self {
+        Self { journal, gathered, name: name.to_owned(), hops: 0 }
+    }
+
     /// The VM that came last is given up: the next one takes its place.
     pub(super) fn take_back(&mut self) {
         self.hops += 1;
@@ -90,13 +95,23 @@ impl Bed {
         self.directory.path()
     }
 
+    /// Kernel and initramfs.
+    pub(super) fn boot_files(&self) -> (&Path, &Path) {
+        (&self.kernel, &self.initramfs)
+    }
+
+    /// The kernel's command line.
+    pub(super) fn command_line(&self) -> String {
+        command_line(&self.plan.settings())
+    }
+
     /// Boots a VM on the first host, and waits until its workload has been heard for a while.
     pub(super) fn boot(&self, name: &str) -> anyhow::Result<(Life, Vm)> {
         let journal = self.path().join(format!("{name}.journal"));
         let gathered = Arc::new(Mutex::new(Collector::create(&journal)?));
-        let mut life = Life { journal, gathered, name: name.to_owned(), hops: 0 };
+        let mut life = Life::new(journal, gathered, name);
         let vm = self.vm(&mut life, Begins::Running)?;
-        vm.await_beats(&life.gathered, 100)?;
+        vm.port.await_beats(&life.gathered, 100)?;
         // Until the writers have come some way.
         std::thread::sleep(Duration::from_secs(1));
         Ok((life, vm))

@@ -14,7 +14,7 @@ use workload::journal::Journal;
 
 use super::bed::Life;
 use crate::programs::beside;
-use crate::qemu::vm::Vm;
+use crate::qemu::vm::{Port, Vm};
 
 /// How long the guest runs on before it is looked at once more.
 const RUN_ON: Duration = Duration::from_millis(1500);
@@ -65,11 +65,47 @@ impl Evidence {
     }
 }
 
+/// A VM that is looked at.
+pub(super) trait Subject {
+    /// How its workload talks.
+    fn port(&mut self) -> &mut Port;
+    /// The file that is its RAM.
+    fn ram(&self) -> &Path;
+    /// Stops its vCPUs.
+    fn stand_still(&mut self) -> anyhow::Result<()>;
+    /// Lets them go on.
+    fn go_on(&mut self) -> anyhow::Result<()>;
+    /// Waits until it has powered itself off.
+    fn end(&mut self) -> anyhow::Result<()>;
+}
+
+impl Subject for Vm {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
+    }
+
+    fn ram(&self) -> &Path {
+        &self.machine.ram
+    }
+
+    fn stand_still(&mut self) -> anyhow::Result<()> {
+        self.machine.qmp.run("stop", json!({})).map(drop)
+    }
+
+    fn go_on(&mut self) -> anyhow::Result<()> {
+        self.machine.qmp.run("cont", json!({})).map(drop)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.wait(Duration::from_secs(60))
+    }
+}
+
 /// Looks at a VM that has just arrived, and ends it. One that stands still is looked at from
 /// outside before it runs.
 /// Its first image is held against `map`, if there is one.
 pub(super) fn gather(
-    mut vm: Vm,
+    mut vm: impl Subject,
     life: &Life,
     stands_still: bool,
     began_ns: u64,
@@ -80,27 +116,27 @@ pub(super) fn gather(
     if stands_still {
         let map = map.map(|map| [OsStr::new("--map"), map.as_os_str()]);
         let map = map.as_ref().map_or(&[][..], |map| map);
-        evidence.image = Some(image(&vm.machine.ram, life, map)?);
+        evidence.image = Some(image(vm.ram(), life, map)?);
     }
     // Told before it runs, so that the writers come to rest as soon as they can: what is rewritten
     // until then, they compare first.
-    vm.tell("pause")?;
+    vm.port().tell("pause")?;
     if stands_still {
-        vm.machine.qmp.run("cont", json!({}))?;
+        vm.go_on()?;
     }
     let looked_ms = if stands_still { arrived.elapsed().as_secs_f64() * 1e3 } else { 0.0 };
-    vm.hear("paused at")?;
-    evidence.inside = scan(&mut vm)?;
-    vm.ask("resume", "resumed")?;
+    vm.port().hear("paused at")?;
+    evidence.inside = scan(vm.port())?;
+    vm.port().ask("resume", "resumed")?;
     std::thread::sleep(RUN_ON);
-    vm.ask("pause", "paused at")?;
-    evidence.later = scan(&mut vm)?;
-    vm.machine.qmp.run("stop", json!({}))?;
-    evidence.image_later = image(&vm.machine.ram, life, &[])?;
-    vm.machine.qmp.run("cont", json!({}))?;
-    vm.tell("stop")?;
-    vm.wait(Duration::from_secs(60))?;
-    evidence.felt_ms = felt(&vm.console_text()).map(|felt| (felt - looked_ms).max(0.0));
+    vm.port().ask("pause", "paused at")?;
+    evidence.later = scan(vm.port())?;
+    vm.stand_still()?;
+    evidence.image_later = image(vm.ram(), life, &[])?;
+    vm.go_on()?;
+    vm.port().tell("stop")?;
+    vm.end()?;
+    evidence.felt_ms = felt(&vm.port().console_text()).map(|felt| (felt - looked_ms).max(0.0));
     let journal = Journal::read(&life.journal)?;
     let judged = evidence::judge(&journal);
     evidence.breaches = judged.breaches.iter().map(ToString::to_string).collect();
@@ -111,13 +147,13 @@ pub(super) fn gather(
 }
 
 /// The guest's own scan; its answer may be many lines.
-pub(super) fn scan(vm: &mut Vm) -> anyhow::Result<Look> {
+pub(super) fn scan(port: &mut Port) -> anyhow::Result<Look> {
     const VERDICTS: [&str; 3] = ["PROVEN", "WRONG", "INCONCLUSIVE"];
-    vm.tell("scan")?;
+    port.tell("scan")?;
     let mut look = Look::default();
     let mut begun = false;
     loop {
-        let line = vm.hear("")?;
+        let line = port.hear("")?;
         let (text, first) = match line.strip_prefix("scan: ") {
             Some(rest) => (rest, true),
             None => (line.as_str(), false),

@@ -3,6 +3,7 @@
 
 mod bed;
 mod evidence;
+pub(crate) mod libvirt;
 mod sabotage;
 mod side_by_side;
 
@@ -34,6 +35,19 @@ pub(crate) struct Args {
     /// Ways to migrate, or all
     #[arg(long, value_delimiter = ',', default_value = "plain")]
     mode: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+    /// Plant faults into the destination before it runs, one kind after the other, and none
+    #[arg(long, conflicts_with = "side_by_side")]
+    sabotage: bool,
+    /// The same migration by our engine and by QEMU, in one table
+    #[arg(long)]
+    side_by_side: bool,
+}
+
+/// What every VM of the lab is asked for.
+#[derive(ClapArgs, Clone, Debug)]
+pub(crate) struct Common {
     /// Megabytes of memory of the VM, up to 2046
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(160..2047))]
     memory_mib: u64,
@@ -58,32 +72,34 @@ pub(crate) struct Args {
     /// A migration that takes longer is called off
     #[arg(long, default_value = "60s", value_parser = parse_duration)]
     time_limit: Duration,
-    /// Plant faults into the destination before it runs, one kind after the other, and none
-    #[arg(long, conflicts_with = "side_by_side")]
-    sabotage: bool,
-    /// The same migration by our engine and by QEMU, in one table
-    #[arg(long)]
-    side_by_side: bool,
+}
+
+impl Common {
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let plan = Plan {
+            memory_kib: self.memory_kib.unwrap_or(Plan::kib_of(self.memory_mib)),
+            region_mib: self.region_mib,
+            workload: self.workload.clone(),
+            rate: self.rate,
+            limits: Limits { bytes_per_s: 1 << 30, downtime: self.downtime, time: self.time_limit },
+        };
+        anyhow::ensure!(
+            plan.memory_kib < 2 << 20 && plan.memory_kib >= (plan.region_mib + 64) << 10,
+            "a VM of {} KiB has no room for a region of {} MiB and 64 MiB of system; it has up to \
+             2047 MiB",
+            plan.memory_kib,
+            plan.region_mib
+        );
+        Ok(plan)
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let plan = Plan {
-        memory_kib: args.memory_kib.unwrap_or(Plan::kib_of(args.memory_mib)),
-        region_mib: args.region_mib,
-        workload: args.workload.clone(),
-        rate: args.rate,
-        limits: Limits { bytes_per_s: 1 << 30, downtime: args.downtime, time: args.time_limit },
-    };
-    anyhow::ensure!(
-        plan.memory_kib < 2 << 20 && plan.memory_kib >= (plan.region_mib + 64) << 10,
-        "a VM of {} KiB has no room for a region of {} MiB and 64 MiB of system; it has up to 2047 MiB",
-        plan.memory_kib,
-        plan.region_mib
-    );
+    let plan = args.common.plan()?;
     if args.side_by_side {
         return side_by_side::run(plan);
     }
-    let bed = Bed::new(plan, args.link)?;
+    let bed = Bed::new(plan, args.common.link)?;
     match args.sabotage {
         true => sabotaged(&bed),
         false => modes(&bed, &args.mode),
@@ -124,45 +140,49 @@ fn modes(bed: &Bed, names: &[String]) -> anyhow::Result<u8> {
     let start = Instant::now();
     writeln!(
         out,
-        "QEMU under TCG, {} KiB, {} MiB of it written by {} at {}; times in ms\n\
-         {:<17} {:>7} {:>8} {:>7} {:>7} {:>6} {:>9}  {:<12} {:<12} {:<12} verdict",
-        bed.plan.memory_kib,
-        bed.plan.region_mib,
-        bed.plan.workload,
-        bed.plan.rate,
-        "mode",
-        "total",
-        "claimed",
-        "felt",
-        "seen",
-        "passes",
-        "bytes",
-        "image",
-        "inside",
-        "later"
+        "QEMU under TCG, {} KiB, {} MiB of it written by {} at {}; times in ms",
+        bed.plan.memory_kib, bed.plan.region_mib, bed.plan.workload, bed.plan.rate
     )?;
+    print_header(&mut out)?;
     let mut code = exit::PROVEN;
     for (name, course) in courses {
         crate::interrupted()?;
-        match one(bed, &name, course) {
-            Ok((claim, evidence)) => {
-                print(&mut out, &name, &claim, &evidence)?;
-                let verdict = evidence.verdict();
-                code = code.max(match verdict {
-                    "PROVEN" => exit::PROVEN,
-                    "WRONG" => exit::WRONG,
-                    _ => exit::INCONCLUSIVE,
-                });
-            }
-            Err(e) => {
-                crate::interrupted()?;
-                writeln!(out, "{name:<17} FAILED: {}", exit::one_line(e.as_ref()))?;
-                code = code.max(exit::FAILED);
-            }
-        }
+        let row = one(bed, &name, course);
+        code = code.max(print_row(&mut out, &name, row)?);
     }
     writeln!(out, "{:.0} s in all", start.elapsed().as_secs_f64())?;
     Ok(code)
+}
+
+fn print_header(out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{:<17} {:>7} {:>8} {:>7} {:>7} {:>6} {:>9}  {:<12} {:<12} {:<12} verdict",
+        "mode", "total", "claimed", "felt", "seen", "passes", "bytes", "image", "inside", "later"
+    )
+}
+
+/// One line of the table, and its exit code.
+fn print_row(
+    out: &mut impl Write,
+    name: &str,
+    row: anyhow::Result<(Claim, Evidence)>,
+) -> anyhow::Result<u8> {
+    match row {
+        Ok((claim, evidence)) => {
+            print(out, name, &claim, &evidence)?;
+            Ok(match evidence.verdict() {
+                "PROVEN" => exit::PROVEN,
+                "WRONG" => exit::WRONG,
+                _ => exit::INCONCLUSIVE,
+            })
+        }
+        Err(e) => {
+            crate::interrupted()?;
+            writeln!(out, "{name:<17} FAILED: {}", exit::one_line(e.as_ref()))?;
+            Ok(exit::FAILED)
+        }
+    }
 }
 
 fn print(
@@ -217,7 +237,7 @@ fn one(bed: &Bed, name: &str, course: Course) -> anyhow::Result<(Claim, Evidence
     drop(source);
     if let Course::TwoHops = course {
         vm.machine.qmp.run("cont", serde_json::json!({}))?;
-        vm.await_beats(&life.gathered, 50)?;
+        vm.port.await_beats(&life.gathered, 50)?;
         began_ns = evidence::now_ns();
         let mut middle = vm;
         (vm, claim) = bed.migrate(&mut life, &mode, &mut middle)?;
@@ -239,15 +259,15 @@ fn cancel(bed: &Bed, life: &mut bed::Life, source: &mut super::vm::Vm) -> anyhow
     // and the next one stands in its place.
     drop(shadow);
     life.take_back();
-    source.ask("pause", "paused at")?;
-    let look = evidence::scan(source)?;
+    source.port.ask("pause", "paused at")?;
+    let look = evidence::scan(&mut source.port)?;
     anyhow::ensure!(
         look.verdict == "PROVEN",
         "after cancelling: {} {:?}",
         look.verdict,
         look.faults
     );
-    source.ask("resume", "resumed").map(drop)
+    source.port.ask("resume", "resumed").map(drop)
 }
 
 /// Every kind of fault in turn, and none.
