@@ -43,14 +43,14 @@ struct Case {
 const CASES: [Case; 7] = [
     Case {
         name: "drops to a tenth and recovers",
-        events: &[(1500, Event::Slower), (4500, Event::AsBefore)],
+        events: &[(1000, Event::Slower), (4000, Event::AsBefore)],
         arguments: &["--rate", "20MB/s"],
         codes: &[exit::PROVEN],
         says: "",
     },
     Case {
         name: "drops to a tenth for good",
-        events: &[(1500, Event::Slower)],
+        events: &[(1200, Event::Slower)],
         arguments: &["--rate", "3MB/s", "--time-limit", "60s"],
         codes: &[exit::PROVEN],
         says: "",
@@ -131,7 +131,7 @@ fn one(case: &Case) -> anyhow::Result<String> {
     let (mut receiver, address) = receive()?;
     let mut command: Command = hosts.on(0, &program);
     let child = command
-        .args(["send", "--insecure", "--json", "--to", &address, "--memory", "192MiB"])
+        .args(["send", "--insecure", "--json", "--to", &address, "--memory", "128MiB"])
         .args(["--run-on", "300ms", "--linger", "300ms", "--compress", "off", "--delta", "off"])
         .args(case.arguments)
         .stdout(Stdio::piped())

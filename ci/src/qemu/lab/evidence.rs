@@ -125,7 +125,14 @@ pub(super) fn gather(
         vm.go_on()?;
     }
     let looked_ms = if stands_still { arrived.elapsed().as_secs_f64() * 1e3 } else { 0.0 };
-    vm.port().hear("paused at")?;
+    if let Err(error) = vm.port().hear("paused at") {
+        crate::interrupted()?;
+        // A guest whose memory is wrong may not live to say so.
+        let Some(death) = death(&vm.port().console_text()) else { return Err(error) };
+        let died = Look { verdict: "WRONG".to_owned(), faults: vec![death] };
+        (evidence.inside, evidence.later) = (died, Look::default());
+        return Ok(evidence);
+    }
     evidence.inside = scan(vm.port())?;
     vm.port().ask("resume", "resumed")?;
     std::thread::sleep(RUN_ON);
@@ -232,6 +239,14 @@ fn felt(console: &str) -> Option<f64> {
         .reduce(f64::max)
 }
 
+/// What a guest's kernel said when it died.
+fn death(console: &str) -> Option<String> {
+    const SIGNS: [&str; 4] = ["Kernel panic", "BUG: ", "Oops: ", "general protection fault"];
+    let line = console.lines().find(|line| SIGNS.iter().any(|sign| line.contains(sign)))?;
+    let said = line.split_once("] ").map_or(line, |(_, said)| said);
+    Some(format!("the guest died: {}", said.trim()))
+}
+
 /// A JSON value as a number, for tables.
 pub(super) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
@@ -248,5 +263,9 @@ mod tests {
             clock jump at 9.0 s: the wall clock moved +12.5 ms against CLOCK_MONOTONIC\n";
         assert_eq!(felt(text), Some(210.0));
         assert_eq!(felt("nothing"), None);
+        let text = "[    4.9] all is well\n[    5.1] Kernel panic - not syncing: lost\n";
+        let died = death(text).unwrap_or_default();
+        assert_eq!(died, "the guest died: Kernel panic - not syncing: lost");
+        assert_eq!(death("[    4.9] all is well\n"), None);
     }
 }
