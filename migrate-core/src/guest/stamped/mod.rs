@@ -1,8 +1,8 @@
 //! The built-in guest, whatever runs it: its memory is what the `workload` crate says, and proves
 //! itself.
 //!
-//! What its vCPUs are is a [`Machine`]'s affair: threads ([`super::process`]) or a virtual machine
-//! ([`super::kvm`]). Its shadow can be checked line by line before it runs and again later; what was
+//! What its vCPUs are is a `Machine`'s affair: threads (`guest::process`) or a virtual machine
+//! (`guest::kvm`). Its shadow can be checked line by line before it runs and again later; what was
 //! proven is [`proof`]'s subject, what the migration cost the guest [`cost`]'s.
 
 pub mod cost;
