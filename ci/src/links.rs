@@ -11,8 +11,8 @@ use serde_json::Value;
 use workload::exit;
 use workload::units::Rate;
 
-use crate::hosts::{ADDRESS_B, Hosts, LinkShape};
-use crate::programs::{Ended, announced, beside};
+use crate::hosts::{Hosts, LinkShape};
+use crate::programs::{Ended, beside, receiver};
 
 #[derive(ClapArgs)]
 #[command(after_help = "Example:\n  cargo run --release -p ci -- links")]
@@ -117,18 +117,7 @@ pub(crate) fn run(_: &Args) -> anyhow::Result<u8> {
 fn one(case: &Case) -> anyhow::Result<String> {
     let hosts = Hosts::new(LinkShape::ethernet(RATE))?;
     let program = beside("vmigrate")?;
-    let receive = || -> anyhow::Result<(Ended, String)> {
-        let child = hosts
-            .on(1, &program)
-            .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
-            .arg(format!("{ADDRESS_B}:7400"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start the receiver")?;
-        announced(child)
-    };
-    let (mut receiver, address) = receive()?;
+    let (mut there, address) = receiver(&hosts, &[])?;
     let mut command: Command = hosts.on(0, &program);
     let child = command
         .args(["send", "--insecure", "--json", "--to", &address, "--memory", "128MiB"])
@@ -153,13 +142,13 @@ fn one(case: &Case) -> anyhow::Result<String> {
     }
     if case.arguments.contains(&"--retry") {
         // The first receiver lost its source; the next attempt finds a new one.
-        receiver.0.wait()?;
-        receiver = receive()?.0;
+        there.0.wait()?;
+        there = receiver(&hosts, &[])?.0;
     }
     let stdout = sender.0.stdout.take().context("the sender has no output")?;
     let report = std::io::read_to_string(stdout)?;
     let status = sender.0.wait()?;
-    drop(receiver);
+    drop(there);
     let report: Value = serde_json::from_str(&report).context("the sender's report")?;
     let outcome = report["attempts"].as_array().and_then(|a| a.last());
     let outcome = outcome.map_or("", |a| a["outcome"].as_str().unwrap_or("")).to_owned();

@@ -2,7 +2,6 @@
 //! measured against the rate the link was shaped to.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
@@ -10,8 +9,8 @@ use clap::Args as ClapArgs;
 use workload::exit;
 use workload::units::{Bytes, Rate};
 
-use crate::hosts::{ADDRESS_B, Hosts, LinkShape};
-use crate::programs::{Ended, announced, beside};
+use crate::hosts::{Hosts, LinkShape};
+use crate::programs::{beside, receiver};
 
 #[derive(ClapArgs)]
 #[command(
@@ -30,15 +29,12 @@ pub(crate) struct Args {
     /// Least share of the shaped rate that must carry page data
     #[arg(long, default_value_t = 0.93)]
     efficiency: f64,
-    /// The program under test; by default beside this one
-    #[arg(long, value_name = "FILE")]
-    vmigrate: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let program = args.vmigrate.clone().map_or_else(|| beside("vmigrate"), Ok)?;
+    let program = beside("vmigrate")?;
     let hosts = Hosts::new(LinkShape::ethernet(args.link))?;
-    let (mut receiver, address) = receiver(&hosts, &program)?;
+    let (mut receiver, address) = receiver(&hosts, &[])?;
     let output = hosts
         .on(0, &program)
         .args(["send", "--insecure", "--json", "--to", &address])
@@ -75,16 +71,4 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         anyhow::bail!("too little of the link carried page data");
     }
     Ok(code)
-}
-
-fn receiver(hosts: &Hosts, program: &Path) -> anyhow::Result<(Ended, String)> {
-    let child = hosts
-        .on(1, program)
-        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
-        .arg(format!("{ADDRESS_B}:7400"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("cannot start the receiver")?;
-    announced(child)
 }

@@ -1,11 +1,17 @@
 //! The programs under test, which are built beside this one.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+
+use crate::hosts::{ADDRESS_B, Hosts};
+
+/// Where receivers listen.
+pub(crate) const PORT: u16 = 7400;
 
 /// A child that is ended with this value.
 pub(crate) struct Ended(pub(crate) Child);
@@ -28,6 +34,29 @@ pub(crate) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
+/// A receiver on the second host, and the address it listens at.
+pub(crate) fn receiver(hosts: &Hosts, more: &[&OsStr]) -> anyhow::Result<(Ended, String)> {
+    let (child, address, _) = receiver_with_report(hosts, more)?;
+    Ok((child, address))
+}
+
+/// The same, and a thread that ends with what it reported.
+pub(crate) fn receiver_with_report(
+    hosts: &Hosts,
+    more: &[&OsStr],
+) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
+    let child = hosts
+        .on(1, &beside("vmigrate")?)
+        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
+        .arg(format!("{ADDRESS_B}:{PORT}"))
+        .args(more)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start the receiver")?;
+    announced_with_report(child)
+}
+
 /// A receiver that was started with `--announce`, its output piped, and the address it listens at.
 pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
     let (child, address, _) = announced_with_report(child)?;
@@ -35,9 +64,7 @@ pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
 }
 
 /// The same, and a thread that ends with what the receiver wrote afterwards.
-pub(crate) fn announced_with_report(
-    child: Child,
-) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
+fn announced_with_report(child: Child) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
     let mut child = Ended(child);
     let stdout = child.0.stdout.take().context("the receiver has no output")?;
     let mut reader = BufReader::new(stdout);

@@ -9,12 +9,11 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::hosts::{ADDRESS_B, Hosts};
-use crate::programs::{Ended, announced_with_report, beside};
+use crate::programs::{Ended, PORT, beside, receiver_with_report};
 use crate::qemu::machine::{Begins, Machine, MachineRecipe};
 use crate::qemu::migration::{self, Claim, Limits, Mode};
 
 const GIB: f64 = (1u64 << 30) as f64;
-const PORT: u16 = 7400;
 
 /// One transfer of a guest's memory.
 #[derive(Clone, Debug, Default)]
@@ -64,18 +63,9 @@ pub(super) fn iperf(hosts: &Hosts, seconds: u32) -> anyhow::Result<f64> {
 
 /// One migration by our engine; anything but PROVEN is an error.
 pub(super) fn ours(hosts: &Hosts, arguments: &[&str]) -> anyhow::Result<Transfer> {
-    let program = beside("vmigrate")?;
-    let child = hosts
-        .on(1, &program)
-        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
-        .arg(format!("{ADDRESS_B}:{PORT}"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start the receiver")?;
-    let (mut receiver, address, received) = announced_with_report(child)?;
+    let (mut receiver, address, received) = receiver_with_report(hosts, &[])?;
     let output = hosts
-        .on(0, &program)
+        .on(0, &beside("vmigrate")?)
         .args(["send", "--insecure", "--json", "--run-on", "100ms", "--to", &address])
         .args(arguments)
         .output()

@@ -2,7 +2,6 @@
 //! its guests, and QEMU in three ways.
 
 use std::io::Write;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,8 +11,8 @@ use workload::units::{Bytes, Rate};
 
 use super::bed::{Bed, Plan};
 use super::evidence::{self, number};
-use crate::hosts::{ADDRESS_B, Hosts, LinkShape};
-use crate::programs::{announced, beside};
+use crate::hosts::{Hosts, LinkShape};
+use crate::programs::{beside, receiver};
 use crate::qemu::migration::Mode;
 
 /// What an emulated vCPU of ours can write, and a link on which that is a tenth.
@@ -99,23 +98,12 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<u8> {
 }
 
 fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
-    let program = beside("vmigrate")?;
     let directory = tempfile::tempdir()?;
     let journal = directory.path().join("journal");
-    let child = hosts
-        .on(1, &program)
-        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
-        .arg(format!("{ADDRESS_B}:7400"))
-        .arg("--journal")
-        .arg(&journal)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start the receiver")?;
-    let (mut receiver, address) = announced(child)?;
+    let (mut receiver, address) = receiver(hosts, &["--journal".as_ref(), journal.as_os_str()])?;
     let memory = Bytes(MEMORY_MIB << 20);
     let output = hosts
-        .on(0, &program)
+        .on(0, &beside("vmigrate")?)
         .args(["send", "--insecure", "--json", "--to", &address, "--guest", guest])
         .args(["--memory", &memory.0.to_string(), "--rate", &format!("{}B/s", RATE.0)])
         .args(["--workload", "stream,record=16KiB", "--seed", "7", "--compress", "off"])

@@ -7,6 +7,7 @@
 
 pub mod cost;
 pub mod gauge;
+mod machine;
 pub mod proof;
 mod sys;
 
@@ -20,7 +21,7 @@ use verifier::scan::Moment;
 use workload::clock::realtime_ns;
 use workload::heartbeat::Heart;
 use workload::journal::{JournalWriter, RunId};
-use workload::machine;
+use workload::machine::require_memory;
 use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::stats::Stats;
@@ -32,115 +33,11 @@ use super::process::Threads;
 use super::tracker::TrackerKind;
 use super::{DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory};
 use gauge::Gauge;
+use machine::Prepared;
 use proof::Scanned;
 
-#[cfg(target_arch = "x86_64")]
-use super::kvm;
-
-/// What runs the writers of a guest.
-pub(super) trait Machine: Send + std::fmt::Debug {
-    /// How many there are, one on each vCPU.
-    fn vcpus(&self) -> usize;
-    /// Has all vCPUs stand still.
-    fn pause(&mut self) -> Result<(), GuestError>;
-    /// Lets them go on.
-    fn resume(&mut self);
-    /// Waits until all run.
-    fn await_running(&self, deadline: Instant) -> Result<(), GuestError>;
-    /// Holds each for its share of time.
-    fn throttle(&mut self, held_shares: &[f64]);
-    /// Lines that each has stored.
-    fn written(&self) -> Vec<u64>;
-    /// How they stand when paused: between operations, or anywhere.
-    fn moment(&self) -> Moment;
-    /// A tracker of what they write.
-    fn tracker(
-        &self,
-        kind: TrackerKind,
-        memory: MemoryView,
-    ) -> Result<Box<dyn DirtyTracker>, GuestError>;
-    /// State beyond memory and watermarks; they stand still.
-    fn save(&mut self) -> Result<serde_json::Value, GuestError> {
-        Ok(serde_json::Value::Null)
-    }
-    /// What they did since they began or were asked last.
-    fn lap(&self) -> Result<Stats, GuestError>;
-    /// Ends them; what they did since they were asked last.
-    fn halt(&mut self) -> Result<Stats, GuestError>;
-}
-
-/// What runs the writers of a guest, by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MachineKind {
-    /// Threads of this process: everywhere, no privileges.
-    #[default]
-    Process,
-    /// A virtual machine under KVM, its memory written by guest code: x86-64 with /dev/kvm.
-    Kvm,
-}
-
-impl std::str::FromStr for MachineKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "process" => Ok(Self::Process),
-            "kvm" => Ok(Self::Kvm),
-            _ => Err(format!("no guest is called '{text}'; there are: process, kvm")),
-        }
-    }
-}
-
-impl MachineKind {
-    /// Why such a guest cannot run on this machine.
-    pub fn missing(self) -> Option<String> {
-        match self {
-            Self::Process => None,
-            #[cfg(target_arch = "x86_64")]
-            Self::Kvm => kvm::missing(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Kvm => Some("guests under KVM are written for x86-64".to_owned()),
-        }
-    }
-
-    /// Memory beside the workload's that such a guest has, behind it.
-    fn system_bytes(self, workload: &Workload) -> u64 {
-        match self {
-            Self::Process => 0,
-            #[cfg(target_arch = "x86_64")]
-            Self::Kvm => kvm::system_bytes(workload),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Kvm => 0,
-        }
-    }
-}
-
-/// A machine that exists and has not run: the shadow's, at setup.
-#[derive(Debug)]
-enum Prepared {
-    Process,
-    #[cfg(target_arch = "x86_64")]
-    Kvm(Box<kvm::Vm>),
-}
-
-impl Prepared {
-    fn new(
-        kind: MachineKind,
-        workload: &Arc<Workload>,
-        region: &Arc<Region>,
-    ) -> Result<Self, GuestError> {
-        match kind {
-            MachineKind::Process => Ok(Self::Process),
-            #[cfg(target_arch = "x86_64")]
-            MachineKind::Kvm => Ok(Self::Kvm(Box::new(kvm::Vm::create(workload, region)?))),
-            #[cfg(not(target_arch = "x86_64"))]
-            MachineKind::Kvm => {
-                let why = kind.missing().unwrap_or_default();
-                Err(GuestError::new("create a virtual machine", why))
-            }
-        }
-    }
-}
+pub(super) use machine::Machine;
+pub use machine::MachineKind;
 
 /// What a destination needs to know to continue this guest; JSON on the wire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,7 +112,7 @@ impl StampedGuest {
         }
         let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
         let memory = Bytes(spec.memory.0 + kind.system_bytes(&workload));
-        machine::require_memory(memory).map_err(|e| fail(&e))?;
+        require_memory(memory).map_err(|e| fail(&e))?;
         let run = RunId::random();
         let description = Description {
             machine: kind,
@@ -474,7 +371,7 @@ impl ShadowFactory for StampedFactory {
         if memory.0 / workload::PAGE_BYTES != pages {
             return Err(fail(&"its memory is not of the announced size"));
         }
-        machine::require_memory(memory).map_err(|e| fail(&e))?;
+        require_memory(memory).map_err(|e| fail(&e))?;
         let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
         sys::view(&region).populate().map_err(|e| fail(&e))?;
         let prepared = Some(Prepared::new(description.machine, &workload, &region)?);
