@@ -27,6 +27,9 @@ struct Effort {
 const FULL: Effort = Effort { memory_mib: 4096, turns: 5, stuns: 50, iperf_s: 3 };
 const QUICK: Effort = Effort { memory_mib: 1024, turns: 3, stuns: 10, iperf_s: 2 };
 
+/// iperf3, our engine with two contents, and QEMU in three modes.
+const PEERS: usize = 6;
+
 /// Content that neither packs nor repeats, sent as it is: what the transport alone can do.
 const WHOLE: [&str; 4] = ["--compress", "off", "--delta", "off"];
 
@@ -94,16 +97,22 @@ fn transport(effort: &Effort) -> anyhow::Result<(Vec<Row>, f64)> {
     let mut qemus = vec![Vec::new(); modes.len()];
     for turn in 1..=effort.turns {
         say(&format!("unshaped link, {memory}, turn {turn} of {}", effort.turns));
-        wire.push(peers::iperf(&hosts, effort.iperf_s)?);
-        ours.push(peers::ours(&hosts, &[&idle[..], &WHOLE].concat())?);
-        for (mode, transfers) in modes.iter().zip(&mut qemus) {
-            let ram = directory.path().join("source.ram");
-            peers::fill(&ram, kib)?;
-            transfers.push(peers::qemu(&hosts, directory.path(), &ram, kib, mode)?);
-        }
         let mostly_zero = ["--workload", "stream,content=zero*3+random*1,record=4KiB"];
-        let arguments = [&idle[..2], &mostly_zero, &idle[4..], &WHOLE].concat();
-        zero.push(peers::ours(&hosts, &arguments)?);
+        let mostly_zero = [&idle[..2], &mostly_zero, &idle[4..], &WHOLE].concat();
+        // Each is first now and then: memory that was just freed is had sooner.
+        for place in 0..PEERS {
+            match (place + turn) % PEERS {
+                0 => wire.push(peers::iperf(&hosts, effort.iperf_s)?),
+                1 => ours.push(peers::ours(&hosts, &[&idle[..], &WHOLE].concat())?),
+                2 => zero.push(peers::ours(&hosts, &mostly_zero)?),
+                peer => {
+                    let (mode, transfers) = (&modes[peer - 3], &mut qemus[peer - 3]);
+                    let ram = directory.path().join("source.ram");
+                    peers::fill(&ram, kib)?;
+                    transfers.push(peers::qemu(&hosts, directory.path(), &ram, kib, mode)?);
+                }
+            }
+        }
     }
     let bytes = (kib << 10) as f64;
     let speed = |transfers: &[Transfer]| bytes / median_of(transfers, |t| t.seconds);

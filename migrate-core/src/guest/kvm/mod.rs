@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use serde::Deserialize;
 use verifier::scan::Moment;
 use workload::region::Region;
 use workload::spec::Workload;
@@ -123,14 +124,12 @@ impl Vm {
                 }
             }
             Some(state) => {
-                let state: MachineState =
-                    serde_json::from_value(state.clone()).map_err(failed(doing))?;
+                let state = MachineState::deserialize(state).map_err(failed(doing))?;
                 if state.vcpus.len() != self.vcpus.len() {
                     return Err(GuestError::new(doing, "there is another number of them"));
                 }
                 for (vcpu, one) in self.vcpus.iter().zip(&state.vcpus) {
-                    let one: VcpuState =
-                        serde_json::from_value(one.clone()).map_err(failed(doing))?;
+                    let one = VcpuState::deserialize(one).map_err(failed(doing))?;
                     one.restore(vcpu).map_err(failed(doing))?;
                 }
                 state.restore_clock(&self.vm).map_err(failed(doing))?;

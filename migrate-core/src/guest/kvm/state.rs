@@ -39,14 +39,57 @@ const MSRS: [u32; 12] = [
 /// State of a vCPU that stands still.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VcpuState {
+    #[serde(with = "hex")]
     registers: kvm_regs,
+    #[serde(with = "hex")]
     special: kvm_sregs,
+    #[serde(with = "hex")]
     xsave: kvm_xsave,
+    #[serde(with = "hex")]
     xcrs: kvm_xcrs,
+    #[serde(with = "hex")]
     debug: kvm_debugregs,
+    #[serde(with = "hex")]
     events: kvm_vcpu_events,
+    #[serde(with = "hex")]
     run: kvm_mp_state,
     msrs: Vec<kvm_msr_entry>,
+}
+
+/// The kernel's structures as text: lists of numbers would take a millisecond of the stun to read.
+mod hex {
+    use std::fmt::Write;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+    pub(super) fn serialize<T: IntoBytes + Immutable, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let bytes = value.as_bytes();
+        let mut text = String::with_capacity(2 * bytes.len());
+        for byte in bytes {
+            // Writing into a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, T: FromBytes, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let pair = |pair: &[u8]| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+        let bytes = bytes.ok_or_else(|| D::Error::custom("no hexadecimal digits"))?;
+        T::read_from_bytes(&bytes).map_err(|_| D::Error::custom("a structure of another size"))
+    }
 }
 
 /// State of a machine beside its memory.

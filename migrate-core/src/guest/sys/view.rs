@@ -106,7 +106,11 @@ impl MemoryView {
 
     /// Whether a page reads as all zero. If the guest writes meanwhile its page is dirty again.
     pub fn is_zero(&self, page: PageNumber) -> bool {
-        self.words(&(page..page + 1)).iter().all(|w| w.load(Ordering::Relaxed) == 0)
+        let lines = self.words(&(page..page + 1)).chunks_exact(8);
+        // A line at a time: a branch for each word would be slower than memory.
+        let any =
+            |line: &[AtomicU64]| line.iter().fold(0, |any, w| any | w.load(Ordering::Relaxed));
+        lines.map(any).all(|any| any == 0)
     }
 
     /// Copies pages out, as they are word by word.
