@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::qmp::Qmp;
 
+/// How long the last pages may take to arrive after they were sent.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long QEMU may take to call a migration off.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often QEMU is asked how far it is.
@@ -222,6 +224,22 @@ pub(crate) fn finish(source: &mut Qmp, mode: &Mode, limits: &Limits) -> anyhow::
             switched = true;
         }
         std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until everything has arrived at a destination.
+pub(crate) fn await_arrival(destination: &mut Qmp) -> anyhow::Result<()> {
+    let deadline = Instant::now() + ARRIVAL_TIMEOUT;
+    loop {
+        let claim = progress(destination)?;
+        match claim.status.as_str() {
+            "completed" => return Ok(()),
+            "failed" => anyhow::bail!("the destination failed: {}", claim.error),
+            _ => {}
+        }
+        crate::interrupted()?;
+        anyhow::ensure!(Instant::now() < deadline, "the destination is still '{}'", claim.status);
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

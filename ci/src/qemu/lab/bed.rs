@@ -182,6 +182,8 @@ impl Bed {
             claim.error,
             shadow.machine.complaints()
         );
+        // The source is done when all is sent; on a slow link the last pages are still on their way.
+        migration::await_arrival(&mut shadow.machine.qmp)?;
         Ok((shadow, claim))
     }
 }
