@@ -11,10 +11,9 @@ use clap::Args as ClapArgs;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use serde_json::Value;
 use workload::exit;
 
-use crate::programs::{Ended, announced, beside};
+use crate::programs::{Ended, announced, beside, report_of};
 use crate::samples::{CONTENTS, PATTERNS};
 
 const POLICIES: [&str; 5] = ["adaptive", "vmotion", "precopy", "auto-converge", "stop-and-copy"];
@@ -137,9 +136,7 @@ fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
         .output()
         .context("cannot run the sender")?;
     let _ = receiver.0.wait();
-    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-        format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim())
-    })?;
+    let report = report_of(&output)?;
     let verdict = report["verdict"].as_str().unwrap_or("no verdict");
     anyhow::ensure!(
         verdict == "PROVEN" && output.status.code() == Some(i32::from(exit::PROVEN)),

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use serde_json::Value;
 
 use crate::hosts::{ADDRESS_B, Hosts};
 
@@ -55,6 +56,12 @@ pub(crate) fn receiver_with_report(
         .spawn()
         .context("cannot start the receiver")?;
     announced_with_report(child)
+}
+
+/// The report that a sender printed as JSON; what it complained of instead, if there is none.
+pub(crate) fn report_of(sender: &Output) -> anyhow::Result<Value> {
+    serde_json::from_slice(&sender.stdout)
+        .with_context(|| format!("no report: {}", String::from_utf8_lossy(&sender.stderr).trim()))
 }
 
 /// A receiver that was started with `--announce`, its output piped, and the address it listens at.

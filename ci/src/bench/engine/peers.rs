@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::hosts::{ADDRESS_B, Hosts};
-use crate::programs::{Ended, PORT, beside, receiver_with_report};
+use crate::programs::{Ended, PORT, beside, receiver_with_report, report_of};
 use crate::qemu::machine::{Begins, Machine, MachineRecipe};
 use crate::qemu::migration::{self, Claim, Limits, Mode};
 
@@ -71,9 +71,7 @@ pub(super) fn ours(hosts: &Hosts, arguments: &[&str]) -> anyhow::Result<Transfer
         .output()
         .context("cannot run the sender")?;
     receiver.0.wait()?;
-    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-        format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim())
-    })?;
+    let report = report_of(&output)?;
     anyhow::ensure!(
         report["verdict"] == "PROVEN",
         "{}: {}",

@@ -5,14 +5,13 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
 use workload::exit;
 use workload::units::{Bytes, Rate};
 
 use super::bed::{Bed, Plan};
 use super::evidence::{self, number};
 use crate::hosts::{Hosts, LinkShape};
-use crate::programs::{beside, receiver};
+use crate::programs::{beside, receiver, report_of};
 use crate::qemu::migration::Mode;
 
 /// What an emulated vCPU of ours can write, and a link on which that is a tenth.
@@ -112,9 +111,7 @@ fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
         .output()
         .context("cannot run the sender")?;
     receiver.0.wait()?;
-    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
-        format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim())
-    })?;
+    let report = report_of(&output)?;
     let attempt = &report["attempts"][0];
     let proof_ms = number(&attempt["downtime"]["proof_ms"]);
     Ok(Line {
