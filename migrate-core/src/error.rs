@@ -1,6 +1,7 @@
 //! What can go wrong with a migration, and what to do about it.
 
 use std::net::SocketAddr;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::guest::GuestError;
@@ -100,10 +101,12 @@ pub(crate) fn lost(doing: &'static str) -> impl FnOnce(std::io::Error) -> Error 
 }
 
 /// A named thread that ends by itself.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+pub(crate) fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)
-        .map(drop)
         .map_err(|e| GuestError::new("start a thread", e).into())
 }

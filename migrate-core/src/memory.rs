@@ -55,6 +55,13 @@ impl Bitmap {
         new
     }
 
+    /// Adds every page of `other`, which is over as many pages; returns how many were new.
+    pub fn add(&mut self, other: &Self) -> u64 {
+        assert_eq!(self.pages, other.pages, "sets over the same pages");
+        let words = self.words.iter_mut().zip(&other.words);
+        words.map(|(word, add)| ones(add & !std::mem::replace(word, *word | add))).sum()
+    }
+
     /// Removes one page; returns whether it was there.
     pub fn remove(&mut self, page: PageNumber) -> bool {
         assert!(page < self.pages, "page {page} of {}", self.pages);

@@ -118,11 +118,17 @@ pub struct MigrationReport {
     pub tracker: String,
     /// Data streams.
     pub streams: u32,
+    /// The congestion control of their connections, as the kernel calls it.
+    pub congestion: String,
     /// Guest memory in pages of 4096 bytes.
     pub memory_pages: u64,
     /// Pages of it that were never touched before the first page was sent: not even looked at.
     pub untouched_pages: u64,
-    /// Connecting, and the destination building and populating its shadow.
+    /// Pages that the source looked at while the destination made its shadow: found zero, or their
+    /// checks made, before the first page was sent.
+    pub looked_at_pages: u64,
+    /// Connecting, the destination building and populating its shadow, and the source's first look
+    /// meanwhile.
     pub setup_ms: f64,
     /// From the first page to the guest running at the destination, without the proof.
     pub migration_ms: f64,
@@ -149,8 +155,8 @@ pub struct MigrationReport {
     pub downtime_goal_ms: f64,
     /// Whether `downtime.total_ms` was more than wanted.
     pub over_goal: bool,
-    /// CPU time of the process at the source from the first page to the guest running at the
-    /// destination, in milliseconds; a guest made of threads is part of it.
+    /// CPU time of the process at the source from its first look at memory to the guest running at
+    /// the destination, in milliseconds; a guest made of threads is part of it.
     pub cpu_ms: f64,
     /// How it ended: `done`, or why it failed.
     pub outcome: String,

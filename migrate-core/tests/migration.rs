@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use migrate_core::Error;
 use migrate_core::codec::{Compress, Delta, Encoding};
-use migrate_core::guest::stamped::StampedFactory;
 use migrate_core::guest::stamped::proof::judge;
+use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
 use migrate_core::guest::tracker::{self, TrackerKind};
-use migrate_core::guest::{Guest, ShadowFactory};
+use migrate_core::guest::{Guest, GuestError, ShadowFactory};
 use migrate_core::link::tls::Identity;
 use migrate_core::link::{Exposure, LinkSettings, Listener};
 use migrate_core::policy::PolicyKind;
@@ -78,6 +78,41 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
     }
 }
 
+/// A destination that takes its time to make a shadow.
+struct Slow(StampedFactory);
+
+impl ShadowFactory for Slow {
+    type Shadow = StampedShadow;
+    fn create(&mut self, description: &[u8], pages: u64) -> Result<StampedShadow, GuestError> {
+        std::thread::sleep(Duration::from_millis(300));
+        self.0.create(description, pages)
+    }
+}
+
+#[test]
+fn what_is_written_after_the_first_look_arrives_as_well() {
+    use PolicyKind::{Adaptive, Precopy, StopAndCopy};
+    for (policy, rate) in [(Adaptive, 40_000_000), (Precopy, 20_000_000), (StopAndCopy, 80_000_000)]
+    {
+        let mut spec = spec(16);
+        // Zero pages get contents, others become zero, all get new contents.
+        spec.workload = "uniform,record=16KiB,content=zero-flip*1+random*1".parse().unwrap();
+        let mut guest = guest(&spec, rate);
+        let (listener, address) = listener();
+        let there = receiver(listener, Slow(StampedFactory::default()));
+        let mut settings = settings(address);
+        settings.policy = policy;
+        settings.encoding = Encoding::PLAIN;
+        let done = send(&mut guest, &settings).unwrap();
+        let looked_at = done.report.looked_at_pages;
+        assert_eq!(looked_at, guest.memory().pages(), "{policy:?}: all in that time");
+        let testimony = testify(there.join().unwrap().unwrap().guest);
+        let root = support::root(guest.region());
+        let (verdict, proof) = judge(vec![0; 2], guest.watermarks(), Some(root), Some(testimony));
+        assert_eq!(verdict, Verdict::Proven, "{policy:?}: {:?}", proof.reasons);
+    }
+}
+
 #[test]
 fn a_guest_hops_from_host_to_host() {
     let spec = spec(16);
@@ -115,8 +150,8 @@ fn mutual_tls_arrives_whole_and_strangers_do_not() {
     }
     let link = LinkSettings {
         identity: Some(Identity::in_directory(directory.path())),
-        exposure: Exposure::LoopbackOnly,
         timeout: Duration::from_secs(2),
+        ..LinkSettings::default()
     };
     let mut guest = guest(&spec(16), 20_000_000);
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), link.clone()).unwrap();

@@ -328,6 +328,7 @@ impl Session<'_> {
             // After Released the connection belongs to the embedder's notes.
             control.listen(tag, Kind::Released, doing, |m| signal.send(Signal::Control(m)).is_ok());
         })
+        .map(drop)
     }
 
     /// Lets each stream receive until all said that nothing more comes and the state is here.

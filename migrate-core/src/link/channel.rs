@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 
+use socket2::SockRef;
+
 use crate::Error;
 use crate::guest::MemoryView;
 use crate::memory::{PAGE_BYTES, PageNumber, runs_of};
@@ -35,6 +37,15 @@ impl Channel {
             tls.complete_io(&mut &stream).map_err(|e| Error::Tls(e.to_string()))?;
         }
         Ok(Self { tls: Some(Mutex::new(tls)), ..Self::plain(stream) })
+    }
+
+    /// The congestion control in force, as the kernel calls it.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn congestion(&self) -> io::Result<String> {
+        let name = SockRef::from(&self.stream).tcp_congestion()?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
     }
 
     /// Sends bytes as they are.

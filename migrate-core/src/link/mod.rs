@@ -1,6 +1,7 @@
 //! Streams between hosts: TCP or mutual TLS, timeouts, pacing. What a page means is not known here.
 
 pub mod channel;
+pub mod congestion;
 pub mod pacer;
 mod sys;
 pub mod tls;
@@ -8,12 +9,13 @@ pub mod tls;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::Error;
 use crate::proto::ProtoError;
 use crate::proto::hello::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
 use channel::Channel;
+use congestion::Congestion;
 use tls::Identity;
 
 /// Bytes that wait in a socket to be sent, beyond those under way: few, because what is written last
@@ -29,6 +31,8 @@ pub struct LinkSettings {
     pub exposure: Exposure,
     /// Longest silence or stall before a link counts as lost.
     pub timeout: Duration,
+    /// How connections that this side opens share the network.
+    pub congestion: Congestion,
 }
 
 /// Whether guest memory may cross a network unprotected.
@@ -42,7 +46,12 @@ pub enum Exposure {
 
 impl Default for LinkSettings {
     fn default() -> Self {
-        Self { identity: None, exposure: Exposure::LoopbackOnly, timeout: Duration::from_secs(4) }
+        Self {
+            identity: None,
+            exposure: Exposure::LoopbackOnly,
+            timeout: Duration::from_secs(4),
+            congestion: Congestion::Auto,
+        }
     }
 }
 
@@ -90,7 +99,10 @@ pub fn resolve(text: &str) -> Result<SocketAddr, String> {
 pub fn connect(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
     settings.allow(peer)?;
     let failed = |source| Error::Connect { peer, source };
-    let stream = TcpStream::connect_timeout(&peer, settings.timeout).map_err(failed)?;
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, None).map_err(failed)?;
+    settings.congestion.set(&socket).map_err(failed)?;
+    socket.connect_timeout(&peer.into(), settings.timeout).map_err(failed)?;
+    let stream = TcpStream::from(socket);
     settings.tune(&stream).map_err(failed)?;
     let channel = match &settings.identity {
         Some(identity) => Channel::tls(stream, identity.connect(peer)?)?,

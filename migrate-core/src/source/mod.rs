@@ -10,6 +10,7 @@
 //! destination or an operator says where it runs.
 
 mod attempt;
+mod first_look;
 pub mod handover;
 mod sender;
 mod shards;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::first_look::{Look, Looks};
 use crate::codec::block::{Method, Packer, begin, take_lines};
 use crate::codec::choice::{Choice, Spent};
 use crate::codec::signatures::{LINE_BYTES, LINES, Signatures};
@@ -80,6 +81,7 @@ pub(super) struct Wiring {
     pub(super) tag: u64,
     pub(super) channel: Arc<Channel>,
     pub(super) memory: MemoryView,
+    pub(super) looks: Arc<Looks>,
     pub(super) pacer: Arc<Pacer>,
     pub(super) counters: Arc<Counters>,
     pub(super) encoding: Encoding,
@@ -91,6 +93,8 @@ pub(super) struct Sender {
     choice: Choice,
     signatures: Option<Signatures>,
     packer: Packer,
+    /// Checks known from the first look of the pages of the group; or [`UNCHECKED`].
+    checks: [u64; GROUP_PAGES as usize],
     /// The group as it is sent, each page in its place.
     copy: Vec<u8>,
     plain: Vec<u8>,
@@ -111,6 +115,7 @@ impl Sender {
             choice: Choice::new(encoding),
             signatures,
             packer: Packer::new(),
+            checks: [UNCHECKED; GROUP_PAGES as usize],
             copy: vec![0; GROUP_PAGES as usize * PAGE],
             plain: Vec::new(),
             payload: Vec::new(),
@@ -138,10 +143,7 @@ impl Sender {
     /// Sends the pages of the group at `first` that `mask` names, as they are now.
     pub(super) fn group(&mut self, first: PageNumber, mask: u64) -> std::io::Result<()> {
         let start = Instant::now();
-        let memory = &self.wiring.memory;
-        let zero = pages_of(first, mask)
-            .filter(|page| memory.is_zero(*page))
-            .fold(0, |zero, page| zero | 1 << (page - first));
+        let zero = self.look_up(first, mask);
         self.zero_pages(first, zero)?;
         let rest = mask & !zero;
         if rest == 0 {
@@ -170,6 +172,24 @@ impl Sender {
         Ok(())
     }
 
+    /// Finds out which pages are zero, and the checks that are known of the others.
+    fn look_up(&mut self, first: PageNumber, mask: u64) -> u64 {
+        let Wiring { memory, looks, .. } = &self.wiring;
+        let mut zero = 0;
+        for page in pages_of(first, mask) {
+            let index = page - first;
+            let look = looks.take(page);
+            if look == Some(Look::Zero) || look.is_none() && memory.is_zero(page) {
+                zero |= 1 << index;
+            }
+            self.checks[index as usize] = match look {
+                Some(Look::Check(check)) => check,
+                _ => UNCHECKED,
+            };
+        }
+        zero
+    }
+
     fn zero_pages(&mut self, first: PageNumber, mask: u64) -> std::io::Result<()> {
         if mask == 0 {
             return Ok(());
@@ -194,9 +214,10 @@ impl Sender {
         let length = count as usize * (CHECK_BYTES as usize + PAGE);
         self.payload.clear();
         for page in pages_of(first, mask) {
-            let check = match self.wiring.encoding.checks {
-                Checks::Off => UNCHECKED,
-                Checks::On => {
+            let check = match (self.wiring.encoding.checks, self.checks[(page - first) as usize]) {
+                (Checks::Off, _) => UNCHECKED,
+                (Checks::On, known) if known != UNCHECKED => known,
+                (Checks::On, _) => {
                     let scratch = &mut self.copy[..PAGE];
                     self.wiring.memory.copy_out(&(page..page + 1), scratch);
                     check(page, scratch)

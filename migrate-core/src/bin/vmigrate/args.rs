@@ -38,7 +38,12 @@ impl LinkArgs {
             true => Exposure::Insecure,
             false => Exposure::LoopbackOnly,
         };
-        Ok(LinkSettings { identity, exposure, timeout: self.link_timeout })
+        Ok(LinkSettings {
+            identity,
+            exposure,
+            timeout: self.link_timeout,
+            ..LinkSettings::default()
+        })
     }
 }
 

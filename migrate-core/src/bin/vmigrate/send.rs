@@ -14,6 +14,8 @@ use migrate_core::guest::stamped::gauge::Timeline;
 use migrate_core::guest::stamped::proof::{self, Scanned, Testimony};
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
+use migrate_core::link::LinkSettings;
+use migrate_core::link::congestion::Congestion;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
@@ -74,6 +76,10 @@ pub(crate) struct Args {
     /// Most bytes per second on the wire
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Rate>,
+    /// Congestion control of the connections: auto (one that does not pace: cubic, else reno, else
+    /// the system's), system, or a name: bbr, say, where packets get lost on a long way
+    #[arg(long, value_name = "auto|system|NAME", default_value = "auto")]
+    congestion: Congestion,
     /// Try again this often, with a new receiver, after a failed attempt
     #[arg(long, default_value_t = 0)]
     retry: u32,
@@ -224,7 +230,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         _ => anyhow::bail!("one migration has one --policy; several are for bench"),
     };
     engine.check(args.memory, args.bandwidth)?;
-    let link = args.link.resolve("client")?;
+    let link = LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve("client")? };
     link.allow(args.to)?;
     let plan = Plan {
         spec,

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::{Attempt, Links, ms};
 use crate::Error;
-use crate::clock::cpu_time;
 use crate::guest::GuestError;
 use crate::memory::{Bitmap, PAGE_BYTES};
 use crate::policy::writers::Writers;
@@ -89,15 +88,14 @@ struct Meter {
 }
 
 impl Attempt<'_> {
-    /// Starts tracking, and the clock; what the policy is told first.
+    /// Starts the clock; what the policy is told first.
     pub(super) fn begin(&mut self) -> Result<Event, Error> {
-        self.tracker.start()?;
+        // Everything is owed anyhow, but what was written during setup is not as it was looked at.
+        self.harvest()?;
         // What is touched from here on is noticed by the tracker; the rest is zero there as well.
-        let memory = self.guest.memory();
-        self.owed = memory.present().map_err(|e| GuestError::new("search guest memory", e))?;
-        self.report.untouched_pages = memory.pages() - self.owed.count();
+        self.owed = self.present()?;
+        self.report.untouched_pages = self.owed.pages() - self.owed.count();
         self.first_page = Instant::now();
-        self.cpu_at_first_page = cpu_time();
         self.writers = Writers::new(self.guest.vcpus(), self.guest.written());
         Ok(Event::Start { pages: self.owed.count() })
     }
@@ -150,8 +148,7 @@ impl Attempt<'_> {
                 std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
             }
             let harvest_start = Instant::now();
-            let mut written = Bitmap::empty(self.owed.pages());
-            self.tracker.harvest(0..written.pages(), &mut written)?;
+            let written = self.harvest()?;
             // Owed as soon as it is protected again: the streams take out what they send.
             let fresh = sweep.owed.add(&written);
             let (now, sent) = (Instant::now(), self.counters.sent());
@@ -238,20 +235,32 @@ impl Attempt<'_> {
 
     /// Harvests, and measures the time since the last window.
     fn window(&mut self, meter: &mut Meter, sent_at_end: u64) -> Result<Window, Error> {
-        let pages = self.owed.pages();
-        let before = self.owed.count();
-        let dirtied = self.tracker.harvest(0..pages, &mut self.owed)?;
-        let owed = self.owed.count();
+        let written = self.harvest()?;
+        let fresh = self.owed.add(&written);
         let (now, sent) = (Instant::now(), self.counters.sent());
         let window = Window {
             elapsed: now - meter.at,
             sent: sent - meter.sent,
-            dirtied,
-            fresh: owed - before,
-            pending: sent_at_end - sent + owed,
+            dirtied: written.count(),
+            fresh,
+            pending: sent_at_end - sent + self.owed.count(),
         };
         *meter = Meter { at: now, sent };
         Ok(window)
+    }
+
+    /// The pages written since the last harvest, of which nothing is known any more.
+    pub(super) fn harvest(&mut self) -> Result<Bitmap, Error> {
+        let mut written = Bitmap::empty(self.owed.pages());
+        self.tracker.harvest(0..written.pages(), &mut written)?;
+        self.looks.forget(&written);
+        Ok(written)
+    }
+
+    /// The pages that were ever touched.
+    pub(super) fn present(&self) -> Result<Bitmap, Error> {
+        let memory = self.guest.memory();
+        Ok(memory.present().map_err(|e| GuestError::new("search guest memory", e))?)
     }
 
     fn show(&mut self, round: u32, remaining_pages: u64, window: &Window) {

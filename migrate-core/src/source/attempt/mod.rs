@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::first_look::{FirstLook, Looks};
 use super::handover::Record;
 use super::sender::{Counters, Sender, Wiring};
 use super::shards::{Done, Job, Shard, Sweep};
@@ -61,10 +62,12 @@ pub(super) struct Attempt<'a> {
     state: State,
     report: MigrationReport,
     owed: Bitmap,
+    /// What is known of pages that were not sent yet.
+    looks: Arc<Looks>,
     writers: Writers,
     /// When the first page was sent; when the attempt began, before that.
     first_page: Instant,
-    cpu_at_first_page: Duration,
+    cpu_at_start: Duration,
     last_alive: Instant,
     counters: Arc<Counters>,
 }
@@ -103,8 +106,10 @@ impl<'a> Attempt<'a> {
             policy: settings.policy,
             tracker: tracker.name().to_owned(),
             streams: settings.streams.count(),
+            congestion: String::new(),
             memory_pages: pages,
             untouched_pages: 0,
+            looked_at_pages: 0,
             setup_ms: 0.0,
             migration_ms: 0.0,
             total_ms: 0.0,
@@ -133,8 +138,9 @@ impl<'a> Attempt<'a> {
             state: State::Setup,
             report,
             owed: Bitmap::full(pages),
+            looks: Arc::new(Looks::none(0)),
             first_page: Instant::now(),
-            cpu_at_first_page: cpu_time(),
+            cpu_at_start: cpu_time(),
             last_alive: Instant::now(),
             counters: Arc::default(),
         }
@@ -160,7 +166,7 @@ impl<'a> Attempt<'a> {
         if self.state != State::Setup && self.report.migration_ms == 0.0 {
             self.report.migration_ms = ms(self.first_page.elapsed());
         }
-        self.report.cpu_ms = ms(cpu_time().saturating_sub(self.cpu_at_first_page));
+        self.report.cpu_ms = ms(cpu_time().saturating_sub(self.cpu_at_start));
         let contents = self.counters.contents();
         self.report.page_bytes = contents.content_pages() * PAGE_BYTES;
         self.report.wire_bytes = contents.wire_bytes;
@@ -229,7 +235,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Connects, and waits until the destination's shadow exists with all its memory.
+    /// Connects, and waits until the destination's shadow exists with all its memory; meanwhile
+    /// starts tracking writes and looks at memory.
     fn setup(&mut self) -> Result<Links, Error> {
         let start = Instant::now();
         let settings = self.settings;
@@ -254,17 +261,24 @@ impl<'a> Attempt<'a> {
         let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / SETUP_BYTES_PER_S);
         let mut links =
             Links { control, jobs: Vec::new(), signals, abandon: Arc::default(), data: Vec::new() };
+        self.cpu_at_start = cpu_time();
+        self.tracker.start()?;
+        let (memory, checks) = (self.guest.memory(), settings.encoding.checks);
+        let look = FirstLook::begin(&memory, self.present()?, checks, u64::from(streams))?;
         self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
+        (self.looks, self.report.looked_at_pages) = look.end();
 
         let pacer = Arc::new(Pacer::new(settings.bandwidth));
         for stream in 0..streams {
             let channel = connect(settings.peer, hello(Role::Data { stream }), &settings.link)?;
+            self.report.congestion = channel.congestion().map_err(lost("asking the system"))?;
             let channel = Arc::new(channel);
             let sender = Sender::new(Wiring {
                 streams: u64::from(streams),
                 tag,
                 channel: channel.clone(),
-                memory: self.guest.memory(),
+                memory: memory.clone(),
+                looks: self.looks.clone(),
                 pacer: pacer.clone(),
                 counters: self.counters.clone(),
                 encoding: settings.encoding,
@@ -295,8 +309,8 @@ impl<'a> Attempt<'a> {
         self.guest.pause()?;
         self.enter(SourceEvent::Paused);
         let stopped = Instant::now();
-        let pages = self.owed.pages();
-        self.tracker.harvest(0..pages, &mut self.owed)?;
+        let written = self.harvest()?;
+        self.owed.add(&written);
         let harvested = Instant::now();
         let rest_pages = self.owed.count();
         self.report.stun = Some(stun);
@@ -312,7 +326,8 @@ impl<'a> Attempt<'a> {
         self.await_all_shards(links, links.jobs.len(), "sending the last pages")?;
         let sent = Instant::now();
 
-        let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / READY_BYTES_PER_S);
+        let patience =
+            SETUP_TIMEOUT + Duration::from_secs(self.owed.pages() * PAGE_BYTES / READY_BYTES_PER_S);
         let ready = self.await_control(links, Kind::Ready, patience, "waiting for Ready")?;
         let proof = Duration::from_nanos(ready.b);
         if ready.a != epoch {
