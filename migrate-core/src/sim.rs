@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::bound;
 use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
+use crate::policy::heat::Heat;
 use crate::policy::{
     Action, Event, GiveUp, PolicyKind, Round, Settings, Stun, Window, harvest_interval,
     leaves_hot_pages,
@@ -93,8 +94,9 @@ struct Model<'a> {
     random: SmallRng,
     now: Duration,
     dirty: Bitmap,
-    /// Pages written since the sweep began.
+    /// Pages that the sweep passes over: hot ones, and what was written since it began.
     recent: Bitmap,
+    heat: Heat,
     fraction: f64,
     held_share: f64,
     lost_pages: f64,
@@ -152,7 +154,7 @@ impl Model<'_> {
         let start = self.now;
         let pages = self.guest.pages;
         let (mut cursor, mut credit, mut sent_all) = (0, 0.0, 0);
-        self.recent = Bitmap::empty(pages);
+        self.recent = self.heat.hot(&self.dirty);
         let mut window = Window::default();
         loop {
             let pages_per_s = self.bandwidth() / PAGE_BYTES as f64;
@@ -181,6 +183,7 @@ impl Model<'_> {
             for run in written.runs(0..pages) {
                 self.recent.insert(run);
             }
+            self.heat.observe(&written);
             let owed = self.dirty.count();
             window = Window { elapsed, sent, dirtied, fresh, pending: owed };
             if done {
@@ -274,6 +277,7 @@ pub fn run_writing(
         now: Duration::ZERO,
         dirty: Bitmap::full(guest.pages),
         recent: Bitmap::empty(guest.pages),
+        heat: Heat::new(guest.pages),
         write_next,
         written_at: vec![f32::NEG_INFINITY; guest.pages as usize],
         downtime_bound: Duration::ZERO,

@@ -8,6 +8,7 @@ mod adaptive;
 mod auto_converge;
 mod budget;
 mod estimate;
+pub mod heat;
 mod precopy;
 mod sdps;
 mod stall;
@@ -225,6 +226,8 @@ impl std::str::FromStr for PolicyKind {
 
 /// Longest time between two harvests.
 pub const HARVEST_INTERVAL_MAX: Duration = Duration::from_millis(50);
+/// The same in a sweep.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
 /// Shortest time between two harvests of a sweep.
 const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
@@ -233,8 +236,8 @@ const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 pub fn harvest_interval(pending_pages: u64, sent: &Window) -> Duration {
     let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
     let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
-    let interval = rest.map_or(HARVEST_INTERVAL_MAX, |rest| rest / 4);
-    interval.clamp(HARVEST_INTERVAL_MIN, HARVEST_INTERVAL_MAX)
+    let interval = rest.map_or(SWEEP_INTERVAL_MAX, |rest| rest / 16);
+    interval.clamp(HARVEST_INTERVAL_MIN, SWEEP_INTERVAL_MAX)
 }
 
 /// Whether a sweep passes over what was written since it began: not when what is owed is so

@@ -27,18 +27,19 @@ pub(super) enum Job {
 pub(super) struct Sweep {
     /// Pages that the destination has not, or not as they are.
     pub(super) owed: SharedBitmap,
-    /// Pages written since the sweep began: left for the next one, or for the stun if they are hot.
+    /// Pages that are passed over: hot ones, and those written since the sweep began; left for the
+    /// next one, or for the stun.
     pub(super) recent: SharedBitmap,
     /// Set to end the sweep where it is; what was not sent stays owed.
     pub(super) halt: AtomicBool,
 }
 
 impl Sweep {
-    /// A sweep that passes over nothing of `owed`.
-    pub(super) fn over(owed: &Bitmap) -> Self {
+    /// A sweep over `owed` that at first passes over `hot`.
+    pub(super) fn over(owed: &Bitmap, hot: &Bitmap) -> Self {
         Self {
             owed: SharedBitmap::of(owed),
-            recent: SharedBitmap::of(&Bitmap::empty(owed.pages())),
+            recent: SharedBitmap::of(hot),
             halt: AtomicBool::new(false),
         }
     }

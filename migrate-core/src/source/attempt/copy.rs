@@ -130,7 +130,7 @@ impl Attempt<'_> {
     /// Goes through memory once, and sends what is owed when its turn comes; harvests and asks the
     /// policy while it goes on. Whatever was not sent, or was written since, is owed at its end.
     fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
-        let sweep = Arc::new(Sweep::over(&self.owed));
+        let sweep = Arc::new(Sweep::over(&self.owed, &self.heat.hot(&self.owed)));
         let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
         let mut meter = Meter { at: tally.start, sent: tally.sent };
         self.give(links, Job::Sweep(sweep.clone()));
@@ -254,6 +254,7 @@ impl Attempt<'_> {
         let mut written = Bitmap::empty(self.owed.pages());
         self.tracker.harvest(0..written.pages(), &mut written)?;
         self.looks.forget(&written);
+        self.heat.observe(&written);
         Ok(written)
     }
 

@@ -21,6 +21,7 @@ use crate::link::channel::Channel;
 use crate::link::connect;
 use crate::link::pacer::Pacer;
 use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::policy::heat::Heat;
 use crate::policy::writers::Writers;
 use crate::policy::{Event, Policy, Stun};
 use crate::proto::ProtoError;
@@ -64,6 +65,7 @@ pub(super) struct Attempt<'a> {
     owed: Bitmap,
     /// What is known of pages that were not sent yet.
     looks: Arc<Looks>,
+    heat: Heat,
     writers: Writers,
     /// When the first page was sent; when the attempt began, before that.
     first_page: Instant,
@@ -139,6 +141,7 @@ impl<'a> Attempt<'a> {
             report,
             owed: Bitmap::full(pages),
             looks: Arc::new(Looks::none(0)),
+            heat: Heat::new(pages),
             first_page: Instant::now(),
             cpu_at_start: cpu_time(),
             last_alive: Instant::now(),
@@ -375,7 +378,7 @@ impl<'a> Attempt<'a> {
     /// Sends everything owed while the guest stands still; whether it was done by the deadline.
     /// What was not sent stays owed.
     fn send_rest(&mut self, links: &Links, deadline: Option<Instant>) -> Result<bool, Error> {
-        let rest = Arc::new(Sweep::over(&self.owed));
+        let rest = Arc::new(Sweep::over(&self.owed, &Bitmap::empty(self.owed.pages())));
         self.give(links, Job::Sweep(rest.clone()));
         let doing = "sending the last pages";
         let mut busy = links.jobs.len();
