@@ -12,6 +12,7 @@ pub(crate) struct Hosts {
 
 /// Address of the second host on their link.
 pub(crate) const ADDRESS_B: &str = "10.213.7.2";
+const SUBNET: &str = "10.213.7.0/24";
 const ADDRESS_A: &str = "10.213.7.1";
 /// Addresses of both.
 pub(crate) const ADDRESSES: [&str; 2] = [ADDRESS_A, ADDRESS_B];
@@ -84,6 +85,20 @@ impl Hosts {
     /// Shapes both ends of the link anew.
     pub(crate) fn reshape(&self, rate: Rate) -> anyhow::Result<()> {
         self.names.iter().try_for_each(|name| self.shape(name, rate))
+    }
+
+    /// Lets connections that are opened from here on share the link in this way, unless they ask
+    /// for another; `None` is the system's.
+    pub(crate) fn congestion(&self, control: Option<&str>) -> anyhow::Result<()> {
+        for (name, address) in self.names.iter().zip(ADDRESSES) {
+            let mut command = vec![
+                "ip", "-n", name, "route", "replace", SUBNET, "dev", "wire", "proto", "kernel",
+                "scope", "link", "src", address,
+            ];
+            command.extend(control.iter().flat_map(|control| ["congctl", control]));
+            run(&command)?;
+        }
+        Ok(())
     }
 
     /// Takes the link `down`, or `up` again.

@@ -27,8 +27,39 @@ struct Effort {
 const FULL: Effort = Effort { memory_mib: 4096, turns: 5, stuns: 50, iperf_s: 3 };
 const QUICK: Effort = Effort { memory_mib: 1024, turns: 3, stuns: 10, iperf_s: 2 };
 
-/// iperf3, our engine with two contents, and QEMU in three modes.
-const PEERS: usize = 6;
+/// The congestion control that our engine asks for; peers take the system's, and then this one too.
+const UNPACED: &str = "cubic";
+
+/// Who takes turns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Iperf(Pacing),
+    Ours,
+    /// Ours, with a guest most of whose pages are zero.
+    Zero,
+    Qemu(&'static str, Pacing),
+}
+
+/// How a peer's connections share the link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pacing {
+    /// As the system's do.
+    System,
+    /// As ours do.
+    Unpaced,
+}
+
+const PEERS: [Peer; 9] = [
+    Peer::Iperf(Pacing::System),
+    Peer::Ours,
+    Peer::Qemu("plain", Pacing::System),
+    Peer::Qemu("multifd2", Pacing::System),
+    Peer::Qemu("multifd4", Pacing::System),
+    Peer::Zero,
+    Peer::Iperf(Pacing::Unpaced),
+    Peer::Qemu("multifd2", Pacing::Unpaced),
+    Peer::Qemu("multifd4", Pacing::Unpaced),
+];
 
 /// Content that neither packs nor repeats, sent as it is: what the transport alone can do.
 const WHOLE: [&str; 4] = ["--compress", "off", "--delta", "off"];
@@ -64,8 +95,12 @@ fn row(name: &str, figure: String, peer: String, value: f64, limit: Limit) -> Ro
     Row { name: name.to_owned(), figure, peer, value: Some(value), limit }
 }
 
-fn median_of(transfers: &[Transfer], figure: impl Fn(&Transfer) -> f64) -> f64 {
-    median(transfers.iter().map(figure).collect())
+fn median_of(transfers: &[&Transfer], figure: impl Fn(&Transfer) -> f64) -> f64 {
+    median(transfers.iter().map(|transfer| figure(transfer)).collect())
+}
+
+fn refs(transfers: &[Transfer]) -> Vec<&Transfer> {
+    transfers.iter().collect()
 }
 
 fn gbit(bytes_per_s: f64) -> String {
@@ -92,67 +127,101 @@ fn transport(effort: &Effort) -> anyhow::Result<(Vec<Row>, f64)> {
     let kib = effort.memory_mib << 10;
     let memory = format!("{}MiB", effort.memory_mib);
     let idle = ["--memory", &memory, "--workload", "stream,record=4KiB", "--rate", "1MB/s"];
-    let modes = [Mode::named("plain")?, Mode::named("multifd2")?, Mode::named("multifd4")?];
-    let (mut wire, mut ours, mut zero) = (Vec::new(), Vec::new(), Vec::new());
-    let mut qemus = vec![Vec::new(); modes.len()];
+    let mostly_zero = ["--workload", "stream,content=zero*3+random*1,record=4KiB"];
+    let mostly_zero = [&idle[..2], &mostly_zero, &idle[4..], &WHOLE].concat();
+    let idle = [&idle[..], &WHOLE].concat();
+    let mut done = PEERS.map(|_| Vec::new());
     for turn in 1..=effort.turns {
         say(&format!("unshaped link, {memory}, turn {turn} of {}", effort.turns));
-        let mostly_zero = ["--workload", "stream,content=zero*3+random*1,record=4KiB"];
-        let mostly_zero = [&idle[..2], &mostly_zero, &idle[4..], &WHOLE].concat();
         // Each is first now and then: memory that was just freed is had sooner.
-        for place in 0..PEERS {
-            match (place + turn) % PEERS {
-                0 => wire.push(peers::iperf(&hosts, effort.iperf_s)?),
-                1 => ours.push(peers::ours(&hosts, &[&idle[..], &WHOLE].concat())?),
-                2 => zero.push(peers::ours(&hosts, &mostly_zero)?),
-                peer => {
-                    let (mode, transfers) = (&modes[peer - 3], &mut qemus[peer - 3]);
+        for place in 0..PEERS.len() {
+            let index = (place + turn) % PEERS.len();
+            done[index].push(match PEERS[index] {
+                Peer::Iperf(pacing) => {
+                    pace(&hosts, pacing)?;
+                    peers::iperf(&hosts, effort.iperf_s, kib << 10)?
+                }
+                Peer::Ours => peers::ours(&hosts, &idle)?,
+                Peer::Zero => peers::ours(&hosts, &mostly_zero)?,
+                Peer::Qemu(mode, pacing) => {
+                    pace(&hosts, pacing)?;
                     let ram = directory.path().join("source.ram");
                     peers::fill(&ram, kib)?;
-                    transfers.push(peers::qemu(&hosts, directory.path(), &ram, kib, mode)?);
+                    peers::qemu(&hosts, directory.path(), &ram, kib, &Mode::named(mode)?)?
                 }
-            }
+            });
+            pace(&hosts, Pacing::System)?;
         }
     }
-    let bytes = (kib << 10) as f64;
-    let speed = |transfers: &[Transfer]| bytes / median_of(transfers, |t| t.seconds);
-    let cpu = |transfers: &[Transfer]| median_of(transfers, |t| t.cpu_s_per_gib);
-    let total = |transfers: &[Transfer]| median_of(transfers, |t| t.seconds + t.setup_s);
-    let wire = median(wire);
-    let mut rows = vec![row(
-        "idle guest / two iperf3",
-        gbit(speed(&ours)),
-        gbit(wire),
-        speed(&ours) / wire,
-        Limit::AtLeast(0.85),
-    )];
-    let best = qemus.iter().skip(1).map(|t| speed(t)).fold(0.0, f64::max);
-    rows.push(row(
-        "idle guest / QEMU's best multifd",
-        gbit(speed(&ours)),
-        gbit(best),
-        speed(&ours) / best,
-        Limit::AtLeast(1.4),
-    ));
-    for (mode, transfers) in modes.iter().zip(&qemus) {
+    let of = |wanted: Peer| {
+        let all = PEERS.iter().zip(&done);
+        all.filter(|(peer, _)| **peer == wanted).flat_map(|(_, done)| done).collect::<Vec<_>>()
+    };
+    Ok((transport_rows(kib << 10, of), qemu_downtime_ms(&done)))
+}
+
+/// The least of QEMU's median downtimes.
+fn qemu_downtime_ms(done: &[Vec<Transfer>]) -> f64 {
+    let qemus = PEERS.iter().zip(done).filter(|(peer, _)| matches!(peer, Peer::Qemu(..)));
+    qemus.map(|(_, done)| median_of(&refs(done), |t| t.downtime_ms)).fold(f64::INFINITY, f64::min)
+}
+
+/// Lets the peers' connections share the link in this way.
+fn pace(hosts: &Hosts, pacing: Pacing) -> anyhow::Result<()> {
+    hosts.congestion(match pacing {
+        Pacing::System => None,
+        Pacing::Unpaced => Some(UNPACED),
+    })
+}
+
+fn transport_rows<'a>(bytes: u64, of: impl Fn(Peer) -> Vec<&'a Transfer>) -> Vec<Row> {
+    let speed = |peer| bytes as f64 / median_of(&of(peer), |t| t.seconds);
+    let cpu = |peer| median_of(&of(peer), |t| t.cpu_s_per_gib);
+    let total = |peer| median_of(&of(peer), |t| t.seconds + t.setup_s);
+    let ours = speed(Peer::Ours);
+    let mut rows = Vec::new();
+    for (pacing, how) in [(Pacing::System, ""), (Pacing::Unpaced, ", not paced")] {
+        let wire = speed(Peer::Iperf(pacing));
         rows.push(row(
-            &format!("CPU per GiB, both ends / QEMU {}", mode.name),
-            seconds(cpu(&ours)),
-            seconds(cpu(transfers)),
-            cpu(&ours) / cpu(transfers),
+            &format!("idle guest / two iperf3{how}"),
+            gbit(ours),
+            gbit(wire),
+            ours / wire,
+            Limit::AtLeast(0.85),
+        ));
+        let multifd = ["multifd2", "multifd4"].map(|mode| speed(Peer::Qemu(mode, pacing)));
+        let best = multifd.into_iter().fold(0.0, f64::max);
+        rows.push(row(
+            &format!("idle guest / QEMU's multifd{how}"),
+            gbit(ours),
+            gbit(best),
+            ours / best,
+            Limit::AtLeast(1.4),
+        ));
+    }
+    for peer in PEERS {
+        let Peer::Qemu(mode, pacing) = peer else { continue };
+        let how = if pacing == Pacing::Unpaced { ", not paced" } else { "" };
+        rows.push(row(
+            &format!("CPU per GiB / QEMU {mode}{how}"),
+            seconds(cpu(Peer::Ours)),
+            seconds(cpu(peer)),
+            cpu(Peer::Ours) / cpu(peer),
             Limit::AtMost(1.0),
         ));
     }
-    for (mode, transfers) in modes.iter().zip(&qemus) {
+    for peer in PEERS {
+        let Peer::Qemu(mode, Pacing::System) = peer else { continue };
         rows.push(row(
-            &format!("time with setup / QEMU {}", mode.name),
-            seconds(total(&ours)),
-            seconds(total(transfers)),
-            total(&ours) / total(transfers),
+            &format!("time with setup / QEMU {mode}"),
+            seconds(total(Peer::Ours)),
+            seconds(total(peer)),
+            total(Peer::Ours) / total(peer),
             Limit::AtMost(1.0),
         ));
     }
-    let (all, some) = (median_of(&ours, |t| t.seconds), median_of(&zero, |t| t.seconds));
+    let (all, some) = (Peer::Ours, Peer::Zero);
+    let [all, some] = [all, some].map(|peer| median_of(&of(peer), |t| t.seconds));
     rows.push(row(
         "time of no / of 75 % zero pages",
         seconds(all),
@@ -160,8 +229,7 @@ fn transport(effort: &Effort) -> anyhow::Result<(Vec<Row>, f64)> {
         all / some,
         Limit::AtLeast(3.0),
     ));
-    let downtimes = qemus.iter().map(|t| median_of(t, |t| t.downtime_ms));
-    Ok((rows, downtimes.fold(f64::INFINITY, f64::min)))
+    rows
 }
 
 /// Shaped links: how much of the wire carries page data.
@@ -202,7 +270,7 @@ fn contents() -> anyhow::Result<Vec<Row>> {
         packed.push(peers::ours(&hosts, &text)?);
         whole.push(peers::ours(&hosts, &[&text[..], &WHOLE].concat())?);
     }
-    let time = |transfers: &[Transfer]| median_of(transfers, |t| t.seconds);
+    let time = |transfers: &[Transfer]| median_of(&refs(transfers), |t| t.seconds);
     let (packed, whole) = (time(&packed), time(&whole));
     Ok(vec![row(
         "text, 1 Gbit/s: time whole / packed",

@@ -29,8 +29,9 @@ pub(super) struct Transfer {
     pub(super) report: Value,
 }
 
-/// Bytes per second of two iperf3 processes together (3.12 has one thread each).
-pub(super) fn iperf(hosts: &Hosts, seconds: u32) -> anyhow::Result<f64> {
+/// `bytes` at the speed of two iperf3 processes together (3.12 has one thread each), which send for
+/// so many seconds.
+pub(super) fn iperf(hosts: &Hosts, seconds: u32, bytes: u64) -> anyhow::Result<Transfer> {
     let iperf = Path::new("iperf3");
     let ports = ["5201", "5202"];
     let servers: Vec<Ended> = ports
@@ -58,7 +59,7 @@ pub(super) fn iperf(hosts: &Hosts, seconds: u32) -> anyhow::Result<f64> {
         total += bits.with_context(|| format!("iperf3: {}", report["error"]))? / 8.0;
     }
     drop(servers);
-    Ok(total)
+    Ok(Transfer { seconds: bytes as f64 / total, ..Transfer::default() })
 }
 
 /// One migration by our engine; anything but PROVEN is an error.
