@@ -11,7 +11,7 @@ use crate::guest::MemoryView;
 use crate::memory::{PAGE_BYTES, PageNumber, runs_of};
 use crate::proto::frame::{HEADER_BYTES, Header, Kind};
 
-use super::sys;
+use super::sys::{self, Queue};
 
 /// Bytes handed to TLS at a time.
 const TLS_PIECE_BYTES: usize = 64 << 10;
@@ -21,15 +21,15 @@ const TLS_PIECE_BYTES: usize = 64 << 10;
 pub struct Channel {
     stream: TcpStream,
     tls: Option<Mutex<rustls::Connection>>,
-    /// One writer at a time, so that frames do not mix.
-    writing: Mutex<()>,
+    /// One writer at a time, so that frames do not mix; what it queues pages with.
+    writing: Mutex<Queue>,
     /// Encrypted bytes that TLS has not taken yet; one reader at a time.
     received: Mutex<Vec<u8>>,
 }
 
 impl Channel {
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { stream, tls: None, writing: Mutex::new(()), received: Mutex::new(Vec::new()) }
+        Self { stream, tls: None, writing: Mutex::default(), received: Mutex::default() }
     }
 
     pub(super) fn tls(stream: TcpStream, mut tls: rustls::Connection) -> Result<Self, Error> {
@@ -104,12 +104,12 @@ impl Channel {
         checks: &[u8],
         memory: &MemoryView,
     ) -> io::Result<()> {
-        let _whole = lock(&self.writing);
+        let writing = lock(&self.writing);
         let bytes: [u8; HEADER_BYTES] = header.encode(tag);
         let head = [before, &bytes, checks];
         let runs: Vec<_> = runs_of(header.a, header.b).collect();
         if self.tls.is_none() {
-            return sys::write_pages(&self.stream, head, memory, &runs).map_err(stalled);
+            return sys::write_pages(&self.stream, &writing, head, memory, &runs).map_err(stalled);
         }
         for part in head {
             self.write_locked(part).map_err(stalled)?;

@@ -1,15 +1,17 @@
 //! Gathering writes straight from guest memory, and reads that fill what they are given.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::TcpStream;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use crate::guest::MemoryView;
 use crate::memory::{GROUP_PAGES, PAGE_BYTES, PageNumber};
 
-/// Shorter runs of pages are copied into the socket: queueing pages one by one costs more.
-const QUEUED_PAGES_MIN: u64 = 8;
+/// Fewer pages are copied into the socket: two more system calls cost more.
+const QUEUED_PAGES_MIN: u64 = 4;
 /// A reader that waits for at least this much is woken when this much is there.
 const WAKE_BYTES: usize = 256 << 10;
 /// Parts of one gathered write or scattered read: heads, and every other page of a group.
@@ -35,53 +37,115 @@ pub(super) fn read_pages(
     scatter(stream, parts)
 }
 
+/// A pipe through which pages of guest memory are queued in a socket without being copied, made
+/// when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct Queue(OnceCell<Option<Pipe>>);
+
+/// Always empty between two uses.
+#[derive(Debug)]
+struct Pipe {
+    into: OwnedFd,
+    out: OwnedFd,
+}
+
+impl Pipe {
+    /// A pipe with room for all pages of a group; a system may have none to give.
+    fn open() -> io::Result<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: two descriptors are written.
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: both were just opened, and nobody else knows them.
+        let [out, into] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+        let bytes = (GROUP_PAGES * PAGE_BYTES) as libc::c_int;
+        // SAFETY: a call without pointers.
+        match unsafe { libc::fcntl(into.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) } {
+            got if got >= bytes => Ok(Self { into, out }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Puts pages in, as many as there is room for; how many bytes.
+    fn put(&self, pages: &[libc::iovec]) -> io::Result<usize> {
+        let (pipe, flags) = (self.into.as_raw_fd(), libc::SPLICE_F_NONBLOCK);
+        // SAFETY: the parts are pages that the caller keeps. The kernel holds on to the pages
+        // themselves, so what becomes of the mapping later does not matter.
+        let put = retry(|| unsafe { libc::vmsplice(pipe, pages.as_ptr(), pages.len(), flags) })?;
+        Ok(put as usize)
+    }
+
+    /// Hands on what was put in.
+    fn hand_on(&self, stream: &TcpStream, mut bytes: usize, more: u32) -> io::Result<()> {
+        let (pipe, socket, none) = (self.out.as_raw_fd(), stream.as_raw_fd(), ptr::null_mut());
+        while bytes > 0 {
+            // SAFETY: descriptors, and no pointers.
+            match retry(|| unsafe { libc::splice(pipe, none, socket, none, bytes, more) })? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                sent => bytes -= sent as usize,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// Queues pages, all of them; where the system does not let us, it copies them.
+    fn send(&self, stream: &TcpStream, mut pages: Vec<libc::iovec>) -> io::Result<()> {
+        let Some(pipe) = self.0.get_or_init(|| Pipe::open().ok()) else {
+            return gather(stream, pages, 0);
+        };
+        let mut more = advance(&mut pages, 0);
+        while more {
+            let whole = pages.iter().position(|part| part.iov_len > 0).unwrap_or_default();
+            let Ok(put @ 1..) = pipe.put(&pages[whole..]) else {
+                return gather(stream, pages, 0);
+            };
+            more = advance(&mut pages, put);
+            pipe.hand_on(stream, put, if more { libc::SPLICE_F_MORE } else { 0 })?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a system call until it is not interrupted.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<isize> {
+    loop {
+        match call() {
+            done if done >= 0 => return Ok(done),
+            _ => match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => {}
+                e => return Err(e),
+            },
+        }
+    }
+}
+
 /// Writes the `head` and then `runs` of pages, which the kernel reads while the guest may write
 /// them: what goes out is some mix of old and new, and the page is dirty again.
 ///
-/// Of memory that is a mapping of a file the pages of a long run are queued themselves, and read
-/// when the network card, or the receiver on this machine, takes them: no copy is made here.
-/// Otherwise the kernel copies them into the socket.
+/// Unless they are few, the pages themselves are queued, and read when the network card, or the
+/// receiver on this machine, takes them: no copy is made here.
 pub(super) fn write_pages(
     stream: &TcpStream,
+    queue: &Queue,
     head: [&[u8]; 3],
     memory: &MemoryView,
     runs: &[Range<PageNumber>],
 ) -> io::Result<()> {
     let mut parts: Vec<_> =
         head.iter().map(|bytes| part(bytes.as_ptr().cast_mut(), bytes.len())).collect();
-    if let ([run], Some(file)) = (runs, memory.file())
-        && run.end - run.start >= QUEUED_PAGES_MIN
-    {
-        gather(stream, parts, libc::MSG_MORE)?;
-        let mut offset = (run.start * PAGE_BYTES) as libc::off_t;
-        let end = (run.end * PAGE_BYTES) as libc::off_t;
-        while offset < end {
-            let rest = (end - offset) as usize;
-            // SAFETY: both descriptors are open; the kernel reads the file, not our memory.
-            let sent =
-                unsafe { libc::sendfile(stream.as_raw_fd(), file.as_raw_fd(), &mut offset, rest) };
-            match sent {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                sent if sent > 0 => {}
-                _ => match io::Error::last_os_error() {
-                    e if e.kind() == io::ErrorKind::Interrupted => {}
-                    // A file of a kind that cannot be sent, such as huge pages.
-                    e if e.raw_os_error() == Some(libc::EINVAL) => break,
-                    e => return Err(e),
-                },
-            }
-        }
-        let (start, bytes) = memory.raw(run);
-        let sent = bytes - (end - offset) as usize;
-        // SAFETY: at most the whole run was sent, so the pointer stays inside or one past.
-        let rest = part(unsafe { start.add(sent) }, bytes - sent);
-        return gather(stream, vec![rest], 0);
-    }
-    parts.extend(runs.iter().map(|run| {
+    let pages = runs.iter().map(|run| {
         let (start, bytes) = memory.raw(run);
         part(start, bytes)
-    }));
-    gather(stream, parts, 0)
+    });
+    if runs.iter().map(|run| run.end - run.start).sum::<u64>() < QUEUED_PAGES_MIN {
+        parts.extend(pages);
+        return gather(stream, parts, 0);
+    }
+    gather(stream, parts, libc::MSG_MORE)?;
+    queue.send(stream, pages.collect())
 }
 
 fn part(start: *mut u8, bytes: usize) -> libc::iovec {
@@ -121,14 +185,10 @@ fn scatter(stream: &TcpStream, mut parts: Vec<libc::iovec>) -> io::Result<()> {
         let mut message = message(&mut parts);
         // SAFETY: the parts are valid for writing their length: buffers borrowed exclusively, or
         // pages of a shadow that only this stream writes.
-        let got = unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, how) };
+        let got = retry(|| unsafe { libc::recvmsg(stream.as_raw_fd(), &mut message, how) })?;
         more = match got {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            got if got > 0 => advance(&mut parts, got as usize),
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => true,
-                e => return Err(e),
-            },
+            got => advance(&mut parts, got as usize),
         };
     }
     Ok(())
@@ -143,17 +203,11 @@ fn await_bytes(stream: &TcpStream, bytes: usize) -> io::Result<()> {
     let timeout = stream.read_timeout()?;
     let timeout_ms = timeout.map_or(-1, |timeout| timeout.as_millis().min(1 << 30) as libc::c_int);
     wake_at(stream, bytes)?;
-    let waited = loop {
-        let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, which outlives the call.
-        match unsafe { libc::poll(&mut poll, 1, timeout_ms) } {
-            0 => break Err(io::ErrorKind::WouldBlock.into()),
-            ready if ready > 0 => break Ok(()),
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e => break Err(e),
-            },
-        }
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call.
+    let waited = match retry(|| unsafe { libc::poll(&mut poll, 1, timeout_ms) } as isize) {
+        Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+        other => other.map(drop),
     };
     // The next read may be one of a few bytes.
     wake_at(stream, 1)?;
@@ -184,15 +238,59 @@ fn gather(stream: &TcpStream, mut parts: Vec<libc::iovec>, flags: libc::c_int) -
         let flags = flags | libc::MSG_NOSIGNAL;
         // SAFETY: all parts are valid for reading their length; the kernel copies them, so a
         // guest that writes meanwhile races with no Rust reference.
-        let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &message, flags) };
+        let sent = retry(|| unsafe { libc::sendmsg(stream.as_raw_fd(), &message, flags) })?;
         more = match sent {
             0 => return Err(io::ErrorKind::WriteZero.into()),
-            sent if sent > 0 => advance(&mut parts, sent as usize),
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => true,
-                e => return Err(e),
-            },
+            sent => advance(&mut parts, sent as usize),
         };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    /// What arrives of scattered pages, queued or copied, is what memory holds.
+    #[test]
+    fn pages_arrive_in_order_queued_or_copied() {
+        let mut bytes = vec![0u8; (GROUP_PAGES as usize + 1) * PAGE_BYTES as usize];
+        rand::Rng::fill(&mut rand::rng(), &mut bytes[..]);
+        let start = bytes.as_ptr().align_offset(PAGE_BYTES as usize);
+        let bytes = Arc::new(bytes);
+        // SAFETY: the vector is kept, is long enough from its first whole page on, and nobody
+        // writes it.
+        let memory = unsafe {
+            MemoryView::new(bytes.as_ptr().add(start).cast_mut(), GROUP_PAGES, bytes.clone())
+        };
+        let runs = [0..1, 2..5, 7..40, 63..64];
+        let (head, pages) = ([&b"be"[..], b"fore", b""], runs.iter().cloned().flatten());
+        let mut wanted = head.concat();
+        for page in pages {
+            wanted.extend(&bytes[start + (page * PAGE_BYTES) as usize..][..PAGE_BYTES as usize]);
+        }
+        let no_pipe = || Queue(OnceCell::from(None));
+        for (queue, runs) in
+            [(Queue::default(), &runs[..]), (no_pipe(), &runs[..]), (Queue::default(), &runs[..1])]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut from = listener.accept().unwrap().0;
+            let reader = std::thread::spawn(move || {
+                let mut got = Vec::new();
+                from.read_to_end(&mut got).map(|_| got)
+            });
+            // Twice, because what is left in the pipe would be found the second time.
+            write_pages(&to, &queue, head, &memory, runs).unwrap();
+            write_pages(&to, &queue, head, &memory, runs).unwrap();
+            drop(to);
+            let got = reader.join().unwrap().unwrap();
+            let pages: u64 = runs.iter().map(|run| run.end - run.start).sum();
+            let once = &wanted[..6 + (pages * PAGE_BYTES) as usize];
+            assert!(got == [once, once].concat(), "{} bytes", got.len());
+        }
+    }
 }

@@ -130,22 +130,27 @@ fn transport(effort: &Effort) -> anyhow::Result<(Vec<Row>, f64)> {
     let mostly_zero = ["--workload", "stream,content=zero*3+random*1,record=4KiB"];
     let mostly_zero = [&idle[..2], &mostly_zero, &idle[4..], &WHOLE].concat();
     let idle = [&idle[..], &WHOLE].concat();
+    let ram = directory.path().join("source.ram");
     let mut done = PEERS.map(|_| Vec::new());
     for turn in 1..=effort.turns {
         say(&format!("unshaped link, {memory}, turn {turn} of {}", effort.turns));
-        // Each is first now and then: memory that was just freed is had sooner.
+        // Each is first now and then.
         for place in 0..PEERS.len() {
             let index = (place + turn) % PEERS.len();
             done[index].push(match PEERS[index] {
                 Peer::Iperf(pacing) => {
                     pace(&hosts, pacing)?;
-                    peers::iperf(&hosts, effort.iperf_s, kib << 10)?
+                    let transfer = peers::iperf(&hosts, effort.iperf_s, kib << 10)?;
+                    // All others free as much as the next one needs, and memory that was just
+                    // freed is had sooner: where this machine is a virtual one its host has it.
+                    peers::fill(&ram, 2 * kib)?;
+                    std::fs::remove_file(&ram)?;
+                    transfer
                 }
                 Peer::Ours => peers::ours(&hosts, &idle)?,
                 Peer::Zero => peers::ours(&hosts, &mostly_zero)?,
                 Peer::Qemu(mode, pacing) => {
                     pace(&hosts, pacing)?;
-                    let ram = directory.path().join("source.ram");
                     peers::fill(&ram, kib)?;
                     peers::qemu(&hosts, directory.path(), &ram, kib, &Mode::named(mode)?)?
                 }

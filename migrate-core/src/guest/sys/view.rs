@@ -44,14 +44,14 @@ impl MemoryView {
     }
 
     /// Says that the memory is a shared mapping of `file` from its first byte on, as of a memfd:
-    /// the kernel can then send pages from there without a copy on this side.
+    /// the kernel can then say which pages were never touched.
     #[must_use]
     pub fn backed_by(self, file: Arc<dyn AsFd + Send + Sync>) -> Self {
         Self { file: Some(file), ..self }
     }
 
     /// The file that the memory is a shared mapping of, if there is one.
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+    fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(|file| file.as_fd())
     }
 
