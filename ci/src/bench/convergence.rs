@@ -3,6 +3,7 @@
 //! 128 GiB over 10 Gbit/s with a goal of 0.5 s, each page of the model standing for 64: memory over
 //! bandwidth, the goal and the harvests keep their times, so the course of a migration is the same.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const SCALE_QUICK: u64 = 512;
 const RATES: [f64; 8] = [0.25, 0.5, 0.9, 0.92, 1.1, 2.0, 4.0, 8.0];
 const PATTERNS: [&str; 6] =
     ["stream", "zipf", "uniform", "hotset", "fileio", "iometer,record=4KiB"];
+/// Where the bytes sent are held against the least.
+const BYTES_PATTERNS: [&str; 2] = ["zipf", "hotset"];
+const BYTES_R: f64 = 0.9;
 const POLICIES: [PolicyKind; 4] =
     [PolicyKind::Adaptive, PolicyKind::Vmotion, PolicyKind::AutoConverge, PolicyKind::Precopy];
 
@@ -82,14 +86,67 @@ pub(super) fn run(quick: bool) -> anyhow::Result<u8> {
         }
         writeln!(out)?;
     }
-    judge(&mut out, &rows)
+    let code = judge(&mut out, &rows)?;
+    let oracles: Vec<f64> = BYTES_PATTERNS
+        .into_par_iter()
+        .map(|pattern| Ok(oracle(&workload(pattern, scale)?, BYTES_R, scale)))
+        .collect::<anyhow::Result<_>>()?;
+    for (pattern, least) in BYTES_PATTERNS.iter().zip(oracles) {
+        let row = rows.iter().find(|(p, r, _)| p == pattern && *r == BYTES_R);
+        let sent = row.map_or(f64::NAN, |(.., cells)| cells[0].sent);
+        writeln!(
+            out,
+            "adaptive on {pattern} at r = {BYTES_R}: {sent:.3}x the least bytes (at most 1.15x is wanted); \
+             without a throttle, and knowing how often each page is written: {least:.3}x"
+        )?;
+    }
+    Ok(code)
+}
+
+/// What is sent, in units of memory, by a sender that knows how often each page is written, sends
+/// the dirty page that is written least, and stuns as soon as the rest fits the goal.
+fn oracle(workload: &Workload, r: f64, scale: u64) -> f64 {
+    /// Operations for each page by which it is counted how often it is written.
+    const COUNTED: u64 = 40;
+    /// Pages sent at a time.
+    const STEP: usize = 64;
+    let pages = (workload.spec().memory.0 / PAGE_BYTES) as usize;
+    let pattern = &workload.shares()[0].pattern;
+    let slot = |k| match pattern.access(k) {
+        Access::Write(slot) => Some(slot as usize),
+        _ => None,
+    };
+    let mut counts = vec![0u32; pages];
+    (0..COUNTED * pages as u64).filter_map(slot).for_each(|page| counts[page] += 1);
+    let mut order: Vec<usize> = (0..pages).collect();
+    order.sort_by_key(|page| counts[*page]);
+    let mut rank = vec![0; pages];
+    order.iter().enumerate().for_each(|(at, page)| rank[*page] = at);
+    // Dirty pages by their rank; what is written comes from operations that were not counted.
+    let mut dirty: BTreeSet<usize> = (0..pages).collect();
+    let mut writes = (COUNTED * pages as u64..).filter_map(slot);
+    let rest = (GOAL.as_secs_f64() * BYTES_PER_S / scale as f64 / PAGE_BYTES as f64) as usize;
+    let (mut sent, mut credit) = (0, 0.0);
+    while dirty.len() > rest {
+        let coldest: Vec<usize> = dirty.iter().take(STEP).copied().collect();
+        for page in &coldest {
+            dirty.remove(page);
+        }
+        sent += coldest.len();
+        credit += r * coldest.len() as f64;
+        while credit >= 1.0 {
+            dirty.extend(writes.next().map(|page| rank[page]));
+            credit -= 1.0;
+        }
+    }
+    (sent + dirty.len()) as f64 / pages as f64
 }
 
 /// The claims about `adaptive`, as far as a simulation without contents can tell.
 fn judge(out: &mut impl Write, rows: &[(&str, f64, Vec<Cell>)]) -> anyhow::Result<u8> {
     let traces = rows.len();
-    let (mut longer, mut throttles, mut half, mut more, mut bytes) = (0, 0, 0, 0, 0);
-    for (pattern, r, cells) in rows {
+    let (mut longer, mut throttles, mut half, mut more) = (0, 0, 0, 0);
+    for (.., cells) in rows {
         let [adaptive, vmotion, auto, _] = &cells[..] else { continue };
         // Half a percent is half a second of a hundred: the shorter downtime is bought with it.
         let late = adaptive.done && vmotion.done && adaptive.time > 1.005 * vmotion.time;
@@ -99,16 +156,12 @@ fn judge(out: &mut impl Write, rows: &[(&str, f64, Vec<Cell>)]) -> anyhow::Resul
             half += usize::from(adaptive.lost <= auto.lost / 2.0);
             more += usize::from(adaptive.lost > 1.02 * auto.lost);
         }
-        if *r == 0.9 && (pattern.starts_with("zipf") || pattern.starts_with("hotset")) {
-            bytes += usize::from(adaptive.sent > 1.15);
-        }
     }
     writeln!(
         out,
         "adaptive against vmotion: longer on {longer} of {traces} traces\n\
          adaptive against auto-converge, where that throttles: at most half the time lost to the \
-         guest on {half} of {throttles} traces, more on {more}\n\
-         adaptive on zipf and hotset at r = 0.9: more than 1.15x the least bytes on {bytes} of 2"
+         guest on {half} of {throttles} traces, more on {more}"
     )?;
     Ok(if longer == 0 && more == 0 { exit::PROVEN } else { exit::WRONG })
 }
