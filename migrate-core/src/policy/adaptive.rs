@@ -35,8 +35,10 @@ const SMALL_ENOUGH: f64 = 0.1;
 /// While the rest fits: where it shrinks to this share of itself in the time that a stun may take,
 /// waiting on costs no more time than it saves the guest.
 const WORTH_WAITING: f64 = 0.5;
-/// Windows without a smaller rest after which it has stopped shrinking.
+/// Windows without a smaller rest after which it has stopped shrinking; and the least time for
+/// that, as a share of what a stun may take, because on a slow link little happens in a window.
 const LEVEL_WINDOWS: u32 = 3;
+const LEVEL_SHARE: f64 = 0.5;
 /// Time of a handover beyond the last send: pause, harvest, state, record, resume.
 const HANDOVER: Duration = Duration::from_millis(5);
 /// Sweeps without a new smallest rest after which the guest is held firmly, whatever the rates
@@ -68,7 +70,9 @@ pub(super) struct Adaptive {
 
 #[derive(Clone, Copy, Debug)]
 struct Fitting {
+    /// The smallest rest, when it was seen, and the windows since.
     least: u64,
+    least_at: Time,
     windows: u32,
     /// The rest, and when, at which it was last asked whether waiting is worth while.
     first: u64,
@@ -113,13 +117,16 @@ impl Adaptive {
             self.fitting = None;
             return None;
         }
-        let fresh = Fitting { least: u64::MAX, windows: 0, since: now, first: pending };
+        let fresh =
+            Fitting { least: u64::MAX, least_at: now, windows: 0, since: now, first: pending };
         let fitting = self.fitting.get_or_insert(fresh);
         match pending < fitting.least {
-            true => (fitting.least, fitting.windows) = (pending, 0),
+            true => (fitting.least, fitting.least_at, fitting.windows) = (pending, now, 0),
             false => fitting.windows += 1,
         }
-        let mut ready = time <= budget.mul_f64(SMALL_ENOUGH) || fitting.windows >= LEVEL_WINDOWS;
+        let level = fitting.windows >= LEVEL_WINDOWS
+            && now - fitting.least_at >= budget.mul_f64(LEVEL_SHARE);
+        let mut ready = time <= budget.mul_f64(SMALL_ENOUGH) || level;
         if now - fitting.since >= budget {
             // What shrinks slowly is not worth waiting for.
             ready |= pending as f64 > WORTH_WAITING * fitting.first as f64;
