@@ -239,6 +239,14 @@ pub fn shard(page: PageNumber, streams: u64) -> u64 {
     page / CHUNK_PAGES % streams
 }
 
+/// The groups, by their first pages, that stream `index` of `streams` carries of memory of `pages`.
+pub fn groups_of_shard(index: u64, streams: u64, pages: u64) -> impl Iterator<Item = PageNumber> {
+    let chunks = (index * CHUNK_PAGES..pages).step_by((streams * CHUNK_PAGES) as usize);
+    chunks.flat_map(move |chunk| {
+        (chunk..(chunk + CHUNK_PAGES).min(pages)).step_by(GROUP_PAGES as usize)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +284,20 @@ mod tests {
             let runs: Vec<_> = runs_of(128, mask).collect();
             prop_assert!(runs.windows(2).all(|w| w[0].end < w[1].start), "runs are as long as can be");
             prop_assert_eq!(runs.into_iter().flatten().collect::<Vec<_>>(), pages);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_group_is_in_the_one_shard_of_its_pages(streams in 1u64..5, pages in 1u64..5000) {
+            let mut all = BTreeSet::new();
+            for index in 0..streams {
+                for first in groups_of_shard(index, streams, pages) {
+                    prop_assert_eq!(shard(first, streams), index);
+                    prop_assert!(all.insert(first));
+                }
+            }
+            prop_assert_eq!(all, (0..pages).step_by(GROUP_PAGES as usize).collect());
         }
     }
 

@@ -124,8 +124,7 @@ impl Model<'_> {
             self.written_at[page as usize] = window_start;
             window.insert(page..page + 1);
         }
-        let runs = window.runs(0..self.guest.pages);
-        let fresh = runs.map(|run| self.dirty.insert(run)).sum();
+        let fresh = self.dirty.add(&window);
         (window, fresh)
     }
 
@@ -180,9 +179,7 @@ impl Model<'_> {
             self.now += elapsed;
             let (written, fresh) = self.write(elapsed);
             let dirtied = written.count();
-            for run in written.runs(0..pages) {
-                self.recent.insert(run);
-            }
+            self.recent.add(&written);
             self.heat.observe(&written);
             let owed = self.dirty.count();
             window = Window { elapsed, sent, dirtied, fresh, pending: owed };

@@ -11,6 +11,7 @@ use crate::guest::MemoryView;
 use crate::memory::{PAGE_BYTES, PageNumber, runs_of};
 use crate::proto::frame::{HEADER_BYTES, Header, Kind};
 
+use super::congestion;
 use super::sys::{self, Queue};
 
 /// Bytes handed to TLS at a time.
@@ -44,8 +45,7 @@ impl Channel {
     /// # Errors
     /// The system does not say.
     pub fn congestion(&self) -> io::Result<String> {
-        let name = SockRef::from(&self.stream).tcp_congestion()?;
-        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+        congestion::in_force(&SockRef::from(&self.stream))
     }
 
     /// Sends bytes as they are.

@@ -41,6 +41,12 @@ impl FromStr for Congestion {
     }
 }
 
+/// The control in force, as the kernel calls it.
+pub(super) fn in_force(socket: &Socket) -> std::io::Result<String> {
+    let name = socket.tcp_congestion()?;
+    Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+}
+
 impl Congestion {
     /// Whether this system has it and lets us use it.
     ///
@@ -78,8 +84,7 @@ mod tests {
         let set = |congestion: Congestion| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             let result = congestion.set(&socket);
-            let name = String::from_utf8(socket.tcp_congestion().unwrap()).unwrap();
-            result.map(|()| name.trim_end_matches('\0').to_owned())
+            result.and_then(|()| in_force(&socket))
         };
         let system = set(Congestion::System).unwrap();
         // What the kernel does not allow is not an error of the default.

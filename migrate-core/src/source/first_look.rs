@@ -14,7 +14,7 @@ use crate::Error;
 use crate::codec::{Checks, check};
 use crate::error::spawn;
 use crate::guest::MemoryView;
-use crate::memory::{Bitmap, CHUNK_PAGES, GROUP_PAGES, PAGE_BYTES, PageNumber, pages_of};
+use crate::memory::{Bitmap, PAGE_BYTES, PageNumber, groups_of_shard, pages_of};
 
 /// Stands for a page of which nothing is known.
 const UNKNOWN: u64 = 0;
@@ -103,17 +103,12 @@ impl FirstLook {
             let (memory, present) = (memory.clone(), present.clone());
             let (looks, stop) = (first_look.looks.clone(), first_look.stop.clone());
             let work = move || {
-                let chunks = (thread * CHUNK_PAGES..memory.pages())
-                    .step_by((threads * CHUNK_PAGES) as usize);
-                for chunk in chunks {
-                    let end = (chunk + CHUNK_PAGES).min(memory.pages());
-                    for first in (chunk..end).step_by(GROUP_PAGES as usize) {
-                        if stop.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        for page in pages_of(first, present.group(first)) {
-                            look_at(&memory, page, checks, &looks);
-                        }
+                for first in groups_of_shard(thread, threads, memory.pages()) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    for page in pages_of(first, present.group(first)) {
+                        look_at(&memory, page, checks, &looks);
                     }
                 }
             };

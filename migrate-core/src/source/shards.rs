@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use super::sender::Sender;
-use crate::memory::{Bitmap, CHUNK_PAGES, GROUP_PAGES, PageNumber, SharedBitmap, shard};
+use crate::memory::{Bitmap, PageNumber, SharedBitmap, groups_of_shard};
 
 /// What a stream is asked to do.
 #[derive(Clone)]
@@ -84,20 +84,14 @@ impl Shard {
         total: u64,
         take: impl Fn(PageNumber) -> Option<u64>,
     ) -> std::io::Result<()> {
-        let streams = self.sender.wiring.streams;
-        let first_chunk = self.index * CHUNK_PAGES;
-        for chunk in (first_chunk..total).step_by((streams * CHUNK_PAGES) as usize) {
-            debug_assert_eq!(shard(chunk, streams), self.index);
-            let end = (chunk + CHUNK_PAGES).min(total);
-            for first in (chunk..end).step_by(GROUP_PAGES as usize) {
-                if self.abandon.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                match take(first) {
-                    None => return self.sender.flush(),
-                    Some(0) => {}
-                    Some(pages) => self.sender.group(first, pages)?,
-                }
+        for first in groups_of_shard(self.index, self.sender.wiring.streams, total) {
+            if self.abandon.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            match take(first) {
+                None => return self.sender.flush(),
+                Some(0) => {}
+                Some(pages) => self.sender.group(first, pages)?,
             }
         }
         self.sender.flush()

@@ -95,12 +95,11 @@ fn row(name: &str, figure: String, peer: String, value: f64, limit: Limit) -> Ro
     Row { name: name.to_owned(), figure, peer, value: Some(value), limit }
 }
 
-fn median_of(transfers: &[&Transfer], figure: impl Fn(&Transfer) -> f64) -> f64 {
-    median(transfers.iter().map(|transfer| figure(transfer)).collect())
-}
-
-fn refs(transfers: &[Transfer]) -> Vec<&Transfer> {
-    transfers.iter().collect()
+fn median_of<'a>(
+    transfers: impl IntoIterator<Item = &'a Transfer>,
+    figure: impl Fn(&Transfer) -> f64,
+) -> f64 {
+    median(transfers.into_iter().map(figure).collect())
 }
 
 fn gbit(bytes_per_s: f64) -> String {
@@ -168,7 +167,7 @@ fn transport(effort: &Effort) -> anyhow::Result<(Vec<Row>, f64)> {
 /// The least of QEMU's median downtimes.
 fn qemu_downtime_ms(done: &[Vec<Transfer>]) -> f64 {
     let qemus = PEERS.iter().zip(done).filter(|(peer, _)| matches!(peer, Peer::Qemu(..)));
-    qemus.map(|(_, done)| median_of(&refs(done), |t| t.downtime_ms)).fold(f64::INFINITY, f64::min)
+    qemus.map(|(_, done)| median_of(done, |t| t.downtime_ms)).fold(f64::INFINITY, f64::min)
 }
 
 /// Lets the peers' connections share the link in this way.
@@ -180,9 +179,9 @@ fn pace(hosts: &Hosts, pacing: Pacing) -> anyhow::Result<()> {
 }
 
 fn transport_rows<'a>(bytes: u64, of: impl Fn(Peer) -> Vec<&'a Transfer>) -> Vec<Row> {
-    let speed = |peer| bytes as f64 / median_of(&of(peer), |t| t.seconds);
-    let cpu = |peer| median_of(&of(peer), |t| t.cpu_s_per_gib);
-    let total = |peer| median_of(&of(peer), |t| t.seconds + t.setup_s);
+    let speed = |peer| bytes as f64 / median_of(of(peer), |t| t.seconds);
+    let cpu = |peer| median_of(of(peer), |t| t.cpu_s_per_gib);
+    let total = |peer| median_of(of(peer), |t| t.seconds + t.setup_s);
     let ours = speed(Peer::Ours);
     let mut rows = Vec::new();
     for (pacing, how) in [(Pacing::System, ""), (Pacing::Unpaced, ", not paced")] {
@@ -226,7 +225,7 @@ fn transport_rows<'a>(bytes: u64, of: impl Fn(Peer) -> Vec<&'a Transfer>) -> Vec
         ));
     }
     let (all, some) = (Peer::Ours, Peer::Zero);
-    let [all, some] = [all, some].map(|peer| median_of(&of(peer), |t| t.seconds));
+    let [all, some] = [all, some].map(|peer| median_of(of(peer), |t| t.seconds));
     rows.push(row(
         "time of no / of 75 % zero pages",
         seconds(all),
@@ -275,7 +274,7 @@ fn contents() -> anyhow::Result<Vec<Row>> {
         packed.push(peers::ours(&hosts, &text)?);
         whole.push(peers::ours(&hosts, &[&text[..], &WHOLE].concat())?);
     }
-    let time = |transfers: &[Transfer]| median_of(&refs(transfers), |t| t.seconds);
+    let time = |transfers: &[Transfer]| median_of(transfers, |t| t.seconds);
     let (packed, whole) = (time(&packed), time(&whole));
     Ok(vec![row(
         "text, 1 Gbit/s: time whole / packed",

@@ -91,7 +91,8 @@ impl Attempt<'_> {
     /// Starts the clock; what the policy is told first.
     pub(super) fn begin(&mut self) -> Result<Event, Error> {
         // Everything is owed anyhow, but what was written during setup is not as it was looked at.
-        self.harvest()?;
+        let written = self.harvest()?;
+        self.heat.observe(&written);
         // What is touched from here on is noticed by the tracker; the rest is zero there as well.
         self.owed = self.present()?;
         self.report.untouched_pages = self.owed.pages() - self.owed.count();
@@ -149,6 +150,7 @@ impl Attempt<'_> {
             }
             let harvest_start = Instant::now();
             let written = self.harvest()?;
+            self.heat.observe(&written);
             // Owed as soon as it is protected again: the streams take out what they send.
             let fresh = sweep.owed.add(&written);
             let (now, sent) = (Instant::now(), self.counters.sent());
@@ -254,7 +256,6 @@ impl Attempt<'_> {
         let mut written = Bitmap::empty(self.owed.pages());
         self.tracker.harvest(0..written.pages(), &mut written)?;
         self.looks.forget(&written);
-        self.heat.observe(&written);
         Ok(written)
     }
 
