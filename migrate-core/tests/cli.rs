@@ -39,6 +39,8 @@ fn bad_usage_is_refused_with_a_reason() {
     refused(&["send", "--to", to, "--workload", "magic"], 2, "no workload is called 'magic'");
     refused(&["send", "--to", to, "--record", "96"], 2, "power of two");
     refused(&["send", "--to", to, "--downtime", "soon"], 2, "300ms");
+    refused(&["send", "--to", to, "--congestion", "two words"], 2, "such as cubic or bbr");
+    refused(&["send", "--to", to, "--congestion", "nosuch"], 2, "no congestion control 'nosuch'");
     refused(&["send", "--to", "nowhere"], 2, "HOST:PORT");
     refused(&["send", "--to", "192.0.2.1:7400"], 2, "--insecure");
     refused(&["send", "--to", to, "--tls-dir", "/nonexistent"], 2, "/nonexistent/ca-cert.pem");

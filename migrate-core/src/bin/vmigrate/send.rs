@@ -230,6 +230,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         _ => anyhow::bail!("one migration has one --policy; several are for bench"),
     };
     engine.check(args.memory, args.bandwidth)?;
+    args.congestion.check()?;
     let link = LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve("client")? };
     link.allow(args.to)?;
     let plan = Plan {
