@@ -2,40 +2,39 @@
 
 mod copy;
 mod resolve;
+mod setup;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::first_look::{FirstLook, Looks};
+use super::first_look::Looks;
 use super::handover::Record;
-use super::sender::{Counters, Sender, Wiring};
-use super::shards::{Done, Job, Shard, Sweep};
+use super::sender::Counters;
+use super::shards::{Done, Job, Sweep};
 use super::{Migrated, NotMigrated, Notes, Observer, OverLimit, Progress, SourceSettings};
 use crate::Error;
 use crate::clock::cpu_time;
-use crate::error::{lost, spawn};
+use crate::error::lost;
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::channel::Channel;
-use crate::link::connect;
-use crate::link::pacer::Pacer;
 use crate::memory::{Bitmap, PAGE_BYTES};
 use crate::policy::heat::Heat;
 use crate::policy::writers::Writers;
 use crate::policy::{Event, Policy, Stun};
 use crate::proto::ProtoError;
 use crate::proto::frame::{Header, Kind};
-use crate::proto::hello::{Hello, MigrationId, Role};
+use crate::proto::hello::MigrationId;
 use crate::proto::state::{Source as State, SourceEvent};
 use crate::report::{Contents, Downtime, MigrationReport, Overrun, SCHEMA};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(50);
-/// How long the destination may take to build its shadow, beyond a second per this many bytes.
+/// How long the destination may take to build its shadow or to load a guest, beyond what that takes
+/// by its size.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
-const SETUP_BYTES_PER_S: u64 = 256 << 20;
-/// How long the destination may take to load and inspect a guest, likewise.
+/// It has a second for so many bytes of a guest that it loads and inspects.
 const READY_BYTES_PER_S: u64 = 256 << 20;
 /// Time between signs of life on the control connection.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -236,68 +235,6 @@ impl<'a> Attempt<'a> {
             Some(state) => self.state = state,
             None => unreachable!("{event:?} cannot happen in {:?}", self.state),
         }
-    }
-
-    /// Connects, and waits until the destination's shadow exists with all its memory; meanwhile
-    /// starts tracking writes and looks at memory.
-    fn setup(&mut self) -> Result<Links, Error> {
-        let start = Instant::now();
-        let settings = self.settings;
-        self.observer.progress(Progress::Setup);
-        let migration = self.id;
-        let hello = |role| Hello { migration, role, epoch: settings.epoch };
-        let control = Arc::new(connect(settings.peer, hello(Role::Control), &settings.link)?);
-        let tag = self.id.tag();
-        let (signal, signals) = mpsc::channel();
-        let (reader, to_main) = (control.clone(), signal.clone());
-        // After Running the connection belongs to the embedder's notes.
-        spawn("control", move || {
-            let doing = "listening to the destination";
-            reader.listen(tag, Kind::Running, doing, |m| to_main.send(Signal::Control(m)).is_ok());
-        })?;
-
-        let description = self.guest.description();
-        let pages = self.guest.memory().pages();
-        let streams = self.report.streams;
-        let header = Header::new(Kind::Setup, pages, u64::from(streams), description.len());
-        control.send(tag, &header, &description).map_err(lost("asking for a shadow"))?;
-        let patience = SETUP_TIMEOUT + Duration::from_secs(pages * PAGE_BYTES / SETUP_BYTES_PER_S);
-        let mut links =
-            Links { control, jobs: Vec::new(), signals, abandon: Arc::default(), data: Vec::new() };
-        self.cpu_at_start = cpu_time();
-        self.tracker.start()?;
-        let (memory, checks) = (self.guest.memory(), settings.encoding.checks);
-        let look = FirstLook::begin(&memory, self.present()?, checks, u64::from(streams))?;
-        self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
-        (self.looks, self.report.looked_at_pages) = look.end();
-
-        let pacer = Arc::new(Pacer::new(settings.bandwidth));
-        for stream in 0..streams {
-            let channel = connect(settings.peer, hello(Role::Data { stream }), &settings.link)?;
-            self.report.congestion = channel.congestion().map_err(lost("asking the system"))?;
-            let channel = Arc::new(channel);
-            let sender = Sender::new(Wiring {
-                streams: u64::from(streams),
-                tag,
-                channel: channel.clone(),
-                memory: memory.clone(),
-                looks: self.looks.clone(),
-                pacer: pacer.clone(),
-                counters: self.counters.clone(),
-                encoding: settings.encoding,
-            });
-            let abandon = links.abandon.clone();
-            let shard = Shard { index: u64::from(stream), sender, abandon };
-            let (job, jobs) = mpsc::channel();
-            let to_main = signal.clone();
-            spawn("pages", move || {
-                shard.run(&jobs, |done| drop(to_main.send(Signal::Shard(done))));
-            })?;
-            links.jobs.push(job);
-            links.data.push(channel);
-        }
-        self.report.setup_ms = ms(start.elapsed());
-        Ok(links)
     }
 
     /// Pauses, sends the rest and the state, and hands over; or calls it off if that takes longer
