@@ -2,7 +2,8 @@
 //!
 //! A sweep sends a page at most once per turn and only as it is then, so what is written ahead of
 //! the sweep costs nothing; pages written since the sweep began are passed over, so hot ones wait
-//! for the stun, and warm ones for a later sweep. It stuns when the rest fits the goal and has stopped shrinking.
+//! for the stun, and warm ones for a later sweep. It stuns when the rest fits the goal and waiting
+//! for a smaller one costs more than it is worth.
 //!
 //! The throttle. Let r be the guest's dirty rate over the send rate, and u the share of the send
 //! rate it is held to. What is left, P, takes P / (B(1-u)) to send, during which the guest loses
@@ -10,6 +11,13 @@
 //! this falls with u: as gentle as the time allows. Above r = 1 it *rises* with u, so that a firm
 //! throttle costs the guest less than a gentle one, and is over sooner; at r = 1 the cost is P/B
 //! whatever u is. The throttle is therefore firm wherever the guest writes as fast as we send.
+//!
+//! Near the end. Let F be the rate at which what is owed grows: what is sent, B, shrinks it by
+//! B - F. Waiting for a smaller rest costs x = F / (B - F) seconds of the migration for each second
+//! of stun that it saves the guest. Holding the guest instead, by whatever share, saves the same x
+//! seconds of the migration for each second that it costs the guest, and costs it less than
+//! the stun that it shortens. So one price decides: below it, wait and let the guest run; above it,
+//! hold the guest for the last stretch, or stun as soon as the rest fits.
 
 use std::time::Duration;
 
@@ -18,6 +26,7 @@ use super::estimate::Estimate;
 use super::sdps::Sdps;
 use super::stall::Stall;
 use super::{Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Window, send_time};
+use crate::memory::PAGE_BYTES;
 
 /// At the end of a sweep everything the guest writes is behind it, so what is owed grows by what
 /// was not owed before. Below this share of the send rate it shrinks by itself.
@@ -30,17 +39,18 @@ const CALM: f64 = 0.7;
 const FIRM_FROM: f64 = 0.97;
 /// Share of the send rate to which a firm throttle holds the guest: it stays alive.
 const FIRM_SHARE: f64 = 0.1;
+/// Seconds of the migration that a second of the guest is worth near the end.
+const GUEST_WORTH: f64 = 1.5;
+/// The last stretch begins with a rest of at most so many goals, and is called off at twice that.
+const LAST_STRETCH: f64 = 3.0;
+/// Share of the send rate to which the guest is held in it.
+const LAST_SHARE: f64 = 0.3;
 /// A rest that takes this share of the goal is small enough, whether it shrinks on or not.
 const SMALL_ENOUGH: f64 = 0.1;
-/// While the rest fits: where it shrinks to this share of itself in the time that a stun may take,
-/// waiting on costs no more time than it saves the guest.
-const WORTH_WAITING: f64 = 0.5;
-/// Windows without a smaller rest after which it has stopped shrinking; and the least time for
-/// that, as a share of what a stun may take, because on a slow link little happens in a window.
-const LEVEL_WINDOWS: u32 = 3;
-const LEVEL_SHARE: f64 = 0.5;
+/// What is written while waiting is sent once more: at most this share of all that was sent.
+const WAITING_COST_MAX: f64 = 0.002;
 /// Time of a handover beyond the last send: pause, harvest, state, record, resume.
-const HANDOVER: Duration = Duration::from_millis(5);
+const HANDOVER: Duration = Duration::from_millis(8);
 /// Sweeps without a new smallest rest after which the guest is held firmly, whatever the rates
 /// say, and after which that is of no use either; and the least time for both, because sweeps may
 /// be short.
@@ -55,28 +65,18 @@ pub(super) struct Adaptive {
     /// Time of a handover beyond the last send; learned from stuns that overran.
     handover: Duration,
     estimate: Estimate,
-    /// What the guest asks for, and the throttle in force.
-    gentle: Sdps,
-    firm: Sdps,
+    /// What the guest asks for, and how it is held to a share of the send rate.
+    sdps: Sdps,
     throttling: Throttling,
     /// Whether it is firm although the rates alone do not ask for it.
     firm_because_stalled: bool,
     stall: Stall,
     /// When the rest was last smaller than ever before.
     shrank: Time,
-    /// While the rest fits the goal.
-    fitting: Option<Fitting>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fitting {
-    /// The smallest rest, when it was seen, and the windows since.
-    least: u64,
-    least_at: Time,
-    windows: u32,
-    /// The rest, and when, at which it was last asked whether waiting is worth while.
-    first: u64,
-    since: Time,
+    /// Pages sent.
+    sent: u64,
+    /// While the rest fits the goal: pages written since it does, to be sent once more.
+    waiting: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,6 +84,8 @@ enum Throttling {
     Off,
     Gentle,
     Firm,
+    /// In the last stretch.
+    Last,
 }
 
 impl Adaptive {
@@ -93,13 +95,13 @@ impl Adaptive {
             budget: Budget::new(settings),
             handover: HANDOVER,
             estimate: Estimate::default(),
-            gentle: Sdps::new(settings.beta.min(SHRINKING)),
-            firm: Sdps::new(FIRM_SHARE),
+            sdps: Sdps::new(settings.beta.min(SHRINKING)),
             throttling: Throttling::Off,
             firm_because_stalled: false,
             stall: Stall::new(),
             shrank: Time::ZERO,
-            fitting: None,
+            sent: 0,
+            waiting: None,
         }
     }
 
@@ -109,29 +111,26 @@ impl Adaptive {
         self.settings.goal.saturating_sub(self.handover).max(self.settings.goal / least)
     }
 
+    /// Seconds of the migration that a second of the guest costs now.
+    fn price(&self) -> Option<f64> {
+        let (fresh, send) = (self.estimate.fresh()?, self.estimate.send()?);
+        Some(if fresh < send { fresh / (send - fresh) } else { f64::INFINITY })
+    }
+
     /// The stun, if the rest fits and is as small as it gets in reasonable time.
-    fn stun(&mut self, pending: u64, now: Time) -> Option<Action> {
+    fn stun(&mut self, Window { pending, fresh, sent, .. }: Window) -> Option<Action> {
+        self.sent += sent;
         let time = send_time(pending, self.estimate.send())?;
         let budget = self.send_budget();
         if time > budget {
-            self.fitting = None;
+            self.waiting = None;
             return None;
         }
-        let fresh =
-            Fitting { least: u64::MAX, least_at: now, windows: 0, since: now, first: pending };
-        let fitting = self.fitting.get_or_insert(fresh);
-        match pending < fitting.least {
-            true => (fitting.least, fitting.least_at, fitting.windows) = (pending, now, 0),
-            false => fitting.windows += 1,
-        }
-        let level = fitting.windows >= LEVEL_WINDOWS
-            && now - fitting.least_at >= budget.mul_f64(LEVEL_SHARE);
-        let mut ready = time <= budget.mul_f64(SMALL_ENOUGH) || level;
-        if now - fitting.since >= budget {
-            // What shrinks slowly is not worth waiting for.
-            ready |= pending as f64 > WORTH_WAITING * fitting.first as f64;
-            (fitting.first, fitting.since) = (pending, now);
-        }
+        let cost = self.waiting.unwrap_or(0) + fresh;
+        self.waiting = Some(cost);
+        let ready = time <= budget.mul_f64(SMALL_ENOUGH)
+            || self.price()? > GUEST_WORTH
+            || cost as f64 > WAITING_COST_MAX * self.sent as f64;
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 
@@ -139,13 +138,45 @@ impl Adaptive {
     fn throttle(&mut self, window: Window) -> Option<Action> {
         let window = self.estimate.update(window)?;
         let send = self.estimate.send()?;
-        let controller = match self.throttling {
-            Throttling::Firm => &mut self.firm,
-            _ => &mut self.gentle,
-        };
-        controller.observe(&window);
+        self.sdps.observe(&window);
         (self.throttling != Throttling::Off)
-            .then(|| Action::Throttle { held_share: controller.held_share(&window, send) })
+            .then(|| Action::Throttle { held_share: self.sdps.held_share(&window, send) })
+    }
+
+    /// Holds the guest to a share of the send rate.
+    fn hold(&mut self, throttling: Throttling) {
+        let share = match throttling {
+            Throttling::Firm => FIRM_SHARE,
+            Throttling::Last => LAST_SHARE,
+            Throttling::Gentle | Throttling::Off => self.settings.beta.min(SHRINKING),
+        };
+        self.sdps = match throttling {
+            Throttling::Off => self.sdps.released(share),
+            _ => self.sdps.at_share(share),
+        };
+        self.throttling = throttling;
+    }
+
+    /// Begins the last stretch, or calls it off; says so.
+    fn last_stretch(&mut self, pending: u64) -> Option<Action> {
+        let send = self.estimate.send()?;
+        let goals = send_time(pending, Some(send))?.div_duration_f64(self.send_budget());
+        let why = match self.throttling {
+            Throttling::Off | Throttling::Gentle if goals <= LAST_STRETCH => {
+                if self.price()? < GUEST_WORTH {
+                    return None;
+                }
+                self.hold(Throttling::Last);
+                "throttle for the last stretch"
+            }
+            Throttling::Last if goals > 2.0 * LAST_STRETCH => {
+                self.hold(Throttling::Off);
+                "no throttle any more"
+            }
+            _ => return None,
+        };
+        let rest = (pending * PAGE_BYTES) as f64 / 1e6;
+        Some(Action::Explain(format!("{why}: {rest:.1} MB are left to send")))
     }
 
     /// After a sweep: whether the guest has to be held from now on, and how firmly; why, if that
@@ -155,31 +186,31 @@ impl Adaptive {
         if self.stall.rounds == 0 {
             self.shrank = now;
         }
-        let rates = (self.estimate.fresh(), self.estimate.send(), self.gentle.demand());
+        let rates = (self.estimate.fresh(), self.estimate.send(), self.sdps.demand());
         let (Some(fresh), Some(send), Some(demand)) = rates else { return None };
         let stalled = self.is_stalled(0, now);
         let before = self.throttling;
         let rates = |demand: f64| {
             format!("the guest writes {:.0} MB/s, {:.0} MB/s are sent", demand / 1e6, send / 1e6)
         };
+        if before == Throttling::Last && !stalled {
+            return None;
+        }
         if before == Throttling::Firm {
-            let demand = self.firm.demand().unwrap_or(demand);
             if demand >= CALM * send || self.firm_because_stalled {
                 return None;
             }
-            self.throttling = Throttling::Off;
-            self.gentle = self.firm.released(self.settings.beta.min(SHRINKING));
+            self.hold(Throttling::Off);
             return Some(Action::Explain(format!("no throttle any more: {}", rates(demand))));
         }
         if fresh < SHRINKING * send && !stalled {
             return None;
         }
         if demand >= FIRM_FROM * send || stalled {
-            self.firm = self.gentle.at_share(FIRM_SHARE);
-            self.throttling = Throttling::Firm;
+            self.hold(Throttling::Firm);
             self.firm_because_stalled = demand < FIRM_FROM * send;
-        } else {
-            self.throttling = Throttling::Gentle;
+        } else if before != Throttling::Gentle {
+            self.hold(Throttling::Gentle);
         }
         if self.throttling == before {
             return None;
@@ -190,6 +221,12 @@ impl Adaptive {
             false => rates(demand),
         };
         Some(Action::Explain(format!("throttle {how}: {why}")))
+    }
+
+    /// A throttle that ends is set to nothing once.
+    fn released(&self, before: Throttling) -> Option<Action> {
+        (before != Throttling::Off && self.throttling == Throttling::Off)
+            .then_some(Action::Throttle { held_share: 0.0 })
     }
 
     fn is_stalled(&self, patience: usize, now: Time) -> bool {
@@ -218,7 +255,7 @@ impl Policy for Adaptive {
             Event::Overran { took, .. } => {
                 // What it took too long is what a handover costs more than was thought.
                 self.handover += took.saturating_sub(self.settings.goal) + self.settings.goal / 4;
-                self.fitting = None;
+                self.waiting = None;
                 let end = self.give_up(now);
                 let why = format!(
                     "the last send may take {:.0} ms now: a stun took {:.0} ms",
@@ -228,18 +265,19 @@ impl Policy for Adaptive {
                 vec![Action::Explain(why), end.unwrap_or(Action::BeginSweep)]
             }
             Event::Tick(window) => {
+                let before = self.throttling;
+                let explained = self.last_stretch(window.pending);
                 let throttle = self.throttle(window);
-                let end = self.stun(window.pending, now).or_else(|| self.give_up(now));
-                throttle.into_iter().chain(end).collect()
+                let released = self.released(before);
+                let end = self.stun(window).or_else(|| self.give_up(now));
+                explained.into_iter().chain(throttle).chain(released).chain(end).collect()
             }
             Event::RoundDone(window, round) => {
                 let before = self.throttling;
                 let explained = self.decide(&round, now);
                 let throttle = self.throttle(window);
-                // A throttle that ends is set to nothing once.
-                let released = (before != Throttling::Off && self.throttling == Throttling::Off)
-                    .then_some(Action::Throttle { held_share: 0.0 });
-                let end = self.stun(round.owed, now).or_else(|| self.give_up(now));
+                let released = self.released(before);
+                let end = self.stun(window).or_else(|| self.give_up(now));
                 let actions = explained.into_iter().chain(throttle).chain(released);
                 actions.chain([end.unwrap_or(Action::BeginSweep)]).collect()
             }

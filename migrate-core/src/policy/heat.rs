@@ -2,9 +2,9 @@
 //!
 //! A page that is sent and then written has to be sent again, so pages are best sent in the order
 //! of how often they are written, the hottest last. What is known of that is the number of
-//! harvests that found a page written. The first sweep knows nothing yet and passes over whatever
-//! was written since it began; each later one begins by passing over what is much hotter than the
-//! coldest pages that are owed, until only hot ones are left.
+//! harvests that found a page written. The first sweep passes over whatever was written since
+//! tracking began; each later one begins by passing over what is much hotter than the coldest
+//! pages that are owed, until only hot ones are left.
 //!
 //! Much hotter, because pages written equally often differ in what was counted by chance, and
 //! those that a streaming writer will write next have been written least.
@@ -14,7 +14,7 @@ use crate::memory::Bitmap;
 /// Counts go up to here; then all are halved.
 const COUNT_MAX: u8 = u8::MAX;
 /// The coldest pages are the first of so many parts of what is owed.
-const PARTS: u64 = 4;
+const PARTS: u64 = 8;
 
 /// Harvests that found each page written: a byte per page, 0.03 % of memory.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl Heat {
     }
 
     /// The pages of `owed` that were written much more often than the coldest of them: a sweep
-    /// should pass over them. At least the coldest quarter is not among them.
+    /// should pass over them. At least the coldest eighth is not among them.
     pub fn hot(&self, owed: &Bitmap) -> Bitmap {
         let mut hot = Bitmap::empty(owed.pages());
         let mut histogram = [0; COUNT_MAX as usize + 1];
@@ -54,7 +54,11 @@ impl Heat {
             below += pages;
             below >= wanted
         });
-        let limit = cold.unwrap_or_default() + 1;
+        // What was never written is colder than what was, once is enough.
+        let limit = match cold.unwrap_or_default() {
+            0 => 0,
+            cold => cold + 1,
+        };
         for page in owed.runs(0..owed.pages()).flatten() {
             if usize::from(self.0[page as usize]) > limit {
                 hot.insert(page..page + 1);
@@ -82,6 +86,7 @@ mod tests {
         let mut heat = Heat::new(100);
         assert!(heat.hot(&Bitmap::full(100)).is_empty());
         heat.observe(&of(&[1, 2, 3, 4, 5, 6]));
+        assert_eq!(heat.hot(&Bitmap::full(100)), of(&[1, 2, 3, 4, 5, 6]));
         (0..3).for_each(|_| heat.observe(&of(&[4, 5, 6])));
         assert_eq!(heat.hot(&of(&[1, 2, 3, 4, 5])), of(&[4, 5]));
         // What is not owed does not matter; where all is hot the coldest go on.

@@ -226,8 +226,10 @@ impl std::str::FromStr for PolicyKind {
 
 /// Longest time between two harvests.
 pub const HARVEST_INTERVAL_MAX: Duration = Duration::from_millis(50);
-/// The same in a sweep.
+/// The same in a sweep, while the guest writes.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
+/// A guest that writes less than this share of what is sent need not be watched as closely.
+const IDLE_SHARE: f64 = 0.01;
 /// Shortest time between two harvests of a sweep.
 const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
@@ -236,8 +238,9 @@ const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 pub fn harvest_interval(pending_pages: u64, sent: &Window) -> Duration {
     let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
     let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
-    let interval = rest.map_or(SWEEP_INTERVAL_MAX, |rest| rest / 16);
-    interval.clamp(HARVEST_INTERVAL_MIN, SWEEP_INTERVAL_MAX)
+    let idle = (sent.dirtied as f64) < IDLE_SHARE * sent.sent as f64;
+    let most = if idle { HARVEST_INTERVAL_MAX } else { SWEEP_INTERVAL_MAX };
+    rest.map_or(most, |rest| rest / 16).clamp(HARVEST_INTERVAL_MIN, most)
 }
 
 /// Whether a sweep passes over what was written since it began: not when what is owed is so

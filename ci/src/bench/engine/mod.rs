@@ -405,8 +405,10 @@ fn policies(quick: bool) -> anyhow::Result<Vec<Row>> {
             Limit::AtMost(1.0),
         ));
     }
+    // One writer, as in the simulation: two would be two laws, each over half of memory.
     for workload in ["zipf", "hotset"] {
-        let transfer = run("adaptive", workload, 0.9, &WHOLE)?;
+        let more = [&WHOLE[..], &["--writers", "1"]].concat();
+        let transfer = run("adaptive", workload, 0.9, &more)?;
         let bytes = transfer.report["optimality"]["bytes_ratio"].as_f64().unwrap_or(f64::NAN);
         rows.push(row(
             &format!("{workload} r=0.9: bytes / least bytes"),

@@ -17,10 +17,25 @@ use crate::source::Progress;
 use crate::source::sender::Counters;
 use crate::source::shards::{Job, Sweep};
 
-/// A harvest may take at most this share of the time between harvests.
-const HARVEST_SHARE_MAX: f64 = 0.02;
+/// Harvests may take at most this share of the time.
+const HARVEST_SHARE_MAX: f64 = 0.05;
 /// Time to the first harvest of a sweep, which sets the time to the next.
 const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
+
+/// What harvests cost: the lesser of the last two, because one that was held up by something else
+/// would leave the guest unwatched for seconds.
+#[derive(Default)]
+struct HarvestCost {
+    last: Option<Duration>,
+}
+
+impl HarvestCost {
+    /// The least time to the next harvest, after one that took so long.
+    fn interval_min(&mut self, took: Duration) -> Duration {
+        let before = self.last.replace(took).unwrap_or(took);
+        took.min(before).div_f64(HARVEST_SHARE_MAX)
+    }
+}
 
 /// How a sweep ended.
 enum SweepEnd {
@@ -137,6 +152,7 @@ impl Attempt<'_> {
         self.give(links, Job::Sweep(sweep.clone()));
         let mut busy = links.jobs.len();
         let (mut interval, mut stun) = (HARVEST_INTERVAL_MIN, None);
+        let mut cost = HarvestCost::default();
         while busy > 0 {
             let deadline = meter.at + interval;
             busy -= self.await_shards(links, deadline, busy, "sending pages")?;
@@ -170,7 +186,7 @@ impl Attempt<'_> {
             self.watch(&window);
             tally.window(&window, self.writers.mean_held_share());
             interval = harvest_interval(window.pending, &window)
-                .max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
+                .max(cost.interval_min(harvest_start.elapsed()));
             if busy == 0 || stun.is_some() {
                 continue;
             }
@@ -206,6 +222,7 @@ impl Attempt<'_> {
         self.give(links, Job::Pages(sending));
         let mut busy = links.jobs.len();
         let mut interval = HARVEST_INTERVAL_MAX;
+        let mut cost = HarvestCost::default();
         while busy > 0 {
             let deadline = meter.at + interval;
             busy -= self.await_shards(links, deadline, busy, "sending pages")?;
@@ -216,7 +233,7 @@ impl Attempt<'_> {
             let window = self.window(&mut meter, to_send + tally.sent)?;
             self.watch(&window);
             tally.window(&window, self.writers.mean_held_share());
-            interval = HARVEST_INTERVAL_MAX.max(harvest_start.elapsed().div_f64(HARVEST_SHARE_MAX));
+            interval = HARVEST_INTERVAL_MAX.max(cost.interval_min(harvest_start.elapsed()));
             if busy == 0 {
                 break;
             }
@@ -290,5 +307,21 @@ impl Attempt<'_> {
         self.observer.decided(&what);
         let at_ms = ms(self.first_page.elapsed());
         self.report.decisions.push(Decision { at_ms, what });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_harvest_that_was_held_up_does_not_leave_the_guest_unwatched() {
+        let mut cost = HarvestCost::default();
+        let (usual, held_up) = (Duration::from_micros(100), Duration::from_millis(100));
+        let often = cost.interval_min(usual);
+        assert_eq!(often, usual.div_f64(HARVEST_SHARE_MAX));
+        assert_eq!(cost.interval_min(held_up), often);
+        // Two in a row are what harvests cost now.
+        assert_eq!(cost.interval_min(held_up), held_up.div_f64(HARVEST_SHARE_MAX));
     }
 }
