@@ -17,7 +17,7 @@
 //! of stun that it saves the guest. Holding the guest instead, by whatever share, saves the same x
 //! seconds of the migration for each second that it costs the guest, and costs it less than
 //! the stun that it shortens. So one price decides: below it, wait and let the guest run; above it,
-//! hold the guest for the last stretch, or stun as soon as the rest fits.
+//! hold the guest for the last stretch, and stun when the rest fits.
 
 use std::time::Duration;
 
@@ -47,8 +47,6 @@ const LAST_STRETCH: f64 = 3.0;
 const LAST_SHARE: f64 = 0.3;
 /// A rest that takes this share of the goal is small enough, whether it shrinks on or not.
 const SMALL_ENOUGH: f64 = 0.1;
-/// What is written while waiting is sent once more: at most this share of all that was sent.
-const WAITING_COST_MAX: f64 = 0.002;
 /// Time of a handover beyond the last send: pause, harvest, state, record, resume.
 const HANDOVER: Duration = Duration::from_millis(8);
 /// Sweeps without a new smallest rest after which the guest is held firmly, whatever the rates
@@ -73,10 +71,6 @@ pub(super) struct Adaptive {
     stall: Stall,
     /// When the rest was last smaller than ever before.
     shrank: Time,
-    /// Pages sent.
-    sent: u64,
-    /// While the rest fits the goal: pages written since it does, to be sent once more.
-    waiting: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,8 +94,6 @@ impl Adaptive {
             firm_because_stalled: false,
             stall: Stall::new(),
             shrank: Time::ZERO,
-            sent: 0,
-            waiting: None,
         }
     }
 
@@ -112,25 +104,21 @@ impl Adaptive {
     }
 
     /// Seconds of the migration that a second of the guest costs now.
-    fn price(&self) -> Option<f64> {
-        let (fresh, send) = (self.estimate.fresh()?, self.estimate.send()?);
+    fn price(&self, now: Time) -> Option<f64> {
+        // Over a slow link both rates waver from window to window; what is dirtied, and what was
+        // sent in all, are measured over a longer time.
+        let fresh = self.estimate.fresh()?.min(self.estimate.dirty()?);
+        let average = (self.budget.sent() * PAGE_BYTES) as f64 / now.as_secs_f64();
+        let send = self.estimate.send()?.max(average);
         Some(if fresh < send { fresh / (send - fresh) } else { f64::INFINITY })
     }
 
-    /// The stun, if the rest fits and is as small as it gets in reasonable time.
-    fn stun(&mut self, Window { pending, fresh, sent, .. }: Window) -> Option<Action> {
-        self.sent += sent;
+    /// The stun, if the rest fits and waiting for a smaller one is not worth it.
+    fn stun(&self, pending: u64, now: Time) -> Option<Action> {
         let time = send_time(pending, self.estimate.send())?;
         let budget = self.send_budget();
-        if time > budget {
-            self.waiting = None;
-            return None;
-        }
-        let cost = self.waiting.unwrap_or(0) + fresh;
-        self.waiting = Some(cost);
         let ready = time <= budget.mul_f64(SMALL_ENOUGH)
-            || self.price()? > GUEST_WORTH
-            || cost as f64 > WAITING_COST_MAX * self.sent as f64;
+            || time <= budget && self.price(now)? > GUEST_WORTH;
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 
@@ -158,12 +146,12 @@ impl Adaptive {
     }
 
     /// Begins the last stretch, or calls it off; says so.
-    fn last_stretch(&mut self, pending: u64) -> Option<Action> {
+    fn last_stretch(&mut self, pending: u64, now: Time) -> Option<Action> {
         let send = self.estimate.send()?;
         let goals = send_time(pending, Some(send))?.div_duration_f64(self.send_budget());
         let why = match self.throttling {
             Throttling::Off | Throttling::Gentle if goals <= LAST_STRETCH => {
-                if self.price()? < GUEST_WORTH {
+                if self.price(now)? < GUEST_WORTH {
                     return None;
                 }
                 self.hold(Throttling::Last);
@@ -255,7 +243,6 @@ impl Policy for Adaptive {
             Event::Overran { took, .. } => {
                 // What it took too long is what a handover costs more than was thought.
                 self.handover += took.saturating_sub(self.settings.goal) + self.settings.goal / 4;
-                self.waiting = None;
                 let end = self.give_up(now);
                 let why = format!(
                     "the last send may take {:.0} ms now: a stun took {:.0} ms",
@@ -266,10 +253,10 @@ impl Policy for Adaptive {
             }
             Event::Tick(window) => {
                 let before = self.throttling;
-                let explained = self.last_stretch(window.pending);
+                let explained = self.last_stretch(window.pending, now);
                 let throttle = self.throttle(window);
                 let released = self.released(before);
-                let end = self.stun(window).or_else(|| self.give_up(now));
+                let end = self.stun(window.pending, now).or_else(|| self.give_up(now));
                 explained.into_iter().chain(throttle).chain(released).chain(end).collect()
             }
             Event::RoundDone(window, round) => {
@@ -277,7 +264,7 @@ impl Policy for Adaptive {
                 let explained = self.decide(&round, now);
                 let throttle = self.throttle(window);
                 let released = self.released(before);
-                let end = self.stun(window).or_else(|| self.give_up(now));
+                let end = self.stun(round.owed, now).or_else(|| self.give_up(now));
                 let actions = explained.into_iter().chain(throttle).chain(released);
                 actions.chain([end.unwrap_or(Action::BeginSweep)]).collect()
             }
