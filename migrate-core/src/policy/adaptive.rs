@@ -82,6 +82,17 @@ enum Throttling {
     Last,
 }
 
+impl Throttling {
+    /// Share of the send rate to which the guest is held, or would be.
+    fn share(self, settings: &Settings) -> f64 {
+        match self {
+            Self::Firm => FIRM_SHARE,
+            Self::Last => LAST_SHARE,
+            Self::Gentle | Self::Off => settings.beta.min(SHRINKING),
+        }
+    }
+}
+
 impl Adaptive {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
@@ -89,7 +100,7 @@ impl Adaptive {
             budget: Budget::new(settings),
             handover: HANDOVER,
             estimate: Estimate::default(),
-            sdps: Sdps::new(settings.beta.min(SHRINKING)),
+            sdps: Sdps::new(Throttling::Off.share(&settings)),
             throttling: Throttling::Off,
             firm_because_stalled: false,
             stall: Stall::new(),
@@ -131,13 +142,9 @@ impl Adaptive {
             .then(|| Action::Throttle { held_share: self.sdps.held_share(&window, send) })
     }
 
-    /// Holds the guest to a share of the send rate.
+    /// Holds the guest in this way, or lets it go.
     fn hold(&mut self, throttling: Throttling) {
-        let share = match throttling {
-            Throttling::Firm => FIRM_SHARE,
-            Throttling::Last => LAST_SHARE,
-            Throttling::Gentle | Throttling::Off => self.settings.beta.min(SHRINKING),
-        };
+        let share = throttling.share(&self.settings);
         self.sdps = match throttling {
             Throttling::Off => self.sdps.released(share),
             _ => self.sdps.at_share(share),
@@ -181,9 +188,6 @@ impl Adaptive {
         let rates = |demand: f64| {
             format!("the guest writes {:.0} MB/s, {:.0} MB/s are sent", demand / 1e6, send / 1e6)
         };
-        if before == Throttling::Last && !stalled {
-            return None;
-        }
         if before == Throttling::Firm {
             if demand >= CALM * send || self.firm_because_stalled {
                 return None;
@@ -191,7 +195,7 @@ impl Adaptive {
             self.hold(Throttling::Off);
             return Some(Action::Explain(format!("no throttle any more: {}", rates(demand))));
         }
-        if fresh < SHRINKING * send && !stalled {
+        if !stalled && (before == Throttling::Last || fresh < SHRINKING * send) {
             return None;
         }
         if demand >= FIRM_FROM * send || stalled {
@@ -238,8 +242,9 @@ impl Policy for Adaptive {
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
         self.budget.observe(&event);
-        match event {
-            Event::Start { .. } => vec![Action::BeginSweep],
+        let before = self.throttling;
+        let (explained, window, pending, go_on) = match event {
+            Event::Start { .. } => return vec![Action::BeginSweep],
             Event::Overran { took, .. } => {
                 // What it took too long is what a handover costs more than was thought.
                 self.handover += took.saturating_sub(self.settings.goal) + self.settings.goal / 4;
@@ -249,25 +254,17 @@ impl Policy for Adaptive {
                     self.send_budget().as_secs_f64() * 1e3,
                     took.as_secs_f64() * 1e3
                 );
-                vec![Action::Explain(why), end.unwrap_or(Action::BeginSweep)]
+                return vec![Action::Explain(why), end.unwrap_or(Action::BeginSweep)];
             }
             Event::Tick(window) => {
-                let before = self.throttling;
-                let explained = self.last_stretch(window.pending, now);
-                let throttle = self.throttle(window);
-                let released = self.released(before);
-                let end = self.stun(window.pending, now).or_else(|| self.give_up(now));
-                explained.into_iter().chain(throttle).chain(released).chain(end).collect()
+                (self.last_stretch(window.pending, now), window, window.pending, None)
             }
             Event::RoundDone(window, round) => {
-                let before = self.throttling;
-                let explained = self.decide(&round, now);
-                let throttle = self.throttle(window);
-                let released = self.released(before);
-                let end = self.stun(round.owed, now).or_else(|| self.give_up(now));
-                let actions = explained.into_iter().chain(throttle).chain(released);
-                actions.chain([end.unwrap_or(Action::BeginSweep)]).collect()
+                (self.decide(&round, now), window, round.owed, Some(Action::BeginSweep))
             }
-        }
+        };
+        let throttle = self.throttle(window).or_else(|| self.released(before));
+        let end = self.stun(pending, now).or_else(|| self.give_up(now)).or(go_on);
+        explained.into_iter().chain(throttle).chain(end).collect()
     }
 }

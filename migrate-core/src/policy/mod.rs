@@ -230,8 +230,8 @@ pub const HARVEST_INTERVAL_MAX: Duration = Duration::from_millis(50);
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
 /// A guest that writes less than this share of what is sent need not be watched as closely.
 const IDLE_SHARE: f64 = 0.01;
-/// Shortest time between two harvests of a sweep.
-const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
+/// Shortest time between two harvests of a sweep, and the time to its first.
+pub const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
 /// When a sweep harvests again: often enough that what is written between two harvests is little
 /// beside what is owed, or the rest could never fit a short goal.

@@ -10,7 +10,8 @@ use crate::guest::GuestError;
 use crate::memory::{Bitmap, PAGE_BYTES};
 use crate::policy::writers::Writers;
 use crate::policy::{
-    Action, Event, HARVEST_INTERVAL_MAX, Round, Stun, Window, harvest_interval, leaves_hot_pages,
+    Action, Event, HARVEST_INTERVAL_MAX, HARVEST_INTERVAL_MIN, Round, Stun, Window,
+    harvest_interval, leaves_hot_pages,
 };
 use crate::report::{Decision, RoundReport};
 use crate::source::Progress;
@@ -19,21 +20,20 @@ use crate::source::shards::{Job, Sweep};
 
 /// Harvests may take at most this share of the time.
 const HARVEST_SHARE_MAX: f64 = 0.05;
-/// Time to the first harvest of a sweep, which sets the time to the next.
-const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
 
-/// What harvests cost: the lesser of the last two, because one that was held up by something else
-/// would leave the guest unwatched for seconds.
+/// How long the last two harvests took.
 #[derive(Default)]
-struct HarvestCost {
-    last: Option<Duration>,
-}
+pub(super) struct HarvestCost([Duration; 2]);
 
 impl HarvestCost {
-    /// The least time to the next harvest, after one that took so long.
-    fn interval_min(&mut self, took: Duration) -> Duration {
-        let before = self.last.replace(took).unwrap_or(took);
-        took.min(before).div_f64(HARVEST_SHARE_MAX)
+    fn took(&mut self, time: Duration) {
+        self.0 = [self.0[1], time];
+    }
+
+    /// The least time to the next harvest: by the lesser of the two, because one that was held up
+    /// by something else would leave the guest unwatched for seconds.
+    fn interval_min(&self) -> Duration {
+        self.0[0].min(self.0[1]).div_f64(HARVEST_SHARE_MAX)
     }
 }
 
@@ -152,7 +152,6 @@ impl Attempt<'_> {
         self.give(links, Job::Sweep(sweep.clone()));
         let mut busy = links.jobs.len();
         let (mut interval, mut stun) = (HARVEST_INTERVAL_MIN, None);
-        let mut cost = HarvestCost::default();
         while busy > 0 {
             let deadline = meter.at + interval;
             busy -= self.await_shards(links, deadline, busy, "sending pages")?;
@@ -164,7 +163,6 @@ impl Attempt<'_> {
                 // before it is known what has cooled down.
                 std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
             }
-            let harvest_start = Instant::now();
             let written = self.harvest()?;
             self.heat.observe(&written);
             // Owed as soon as it is protected again: the streams take out what they send.
@@ -185,8 +183,8 @@ impl Attempt<'_> {
             }
             self.watch(&window);
             tally.window(&window, self.writers.mean_held_share());
-            interval = harvest_interval(window.pending, &window)
-                .max(cost.interval_min(harvest_start.elapsed()));
+            interval =
+                harvest_interval(window.pending, &window).max(self.harvest_cost.interval_min());
             if busy == 0 || stun.is_some() {
                 continue;
             }
@@ -222,18 +220,16 @@ impl Attempt<'_> {
         self.give(links, Job::Pages(sending));
         let mut busy = links.jobs.len();
         let mut interval = HARVEST_INTERVAL_MAX;
-        let mut cost = HarvestCost::default();
         while busy > 0 {
             let deadline = meter.at + interval;
             busy -= self.await_shards(links, deadline, busy, "sending pages")?;
             if busy > 0 && Instant::now() < deadline {
                 continue;
             }
-            let harvest_start = Instant::now();
             let window = self.window(&mut meter, to_send + tally.sent)?;
             self.watch(&window);
             tally.window(&window, self.writers.mean_held_share());
-            interval = HARVEST_INTERVAL_MAX.max(cost.interval_min(harvest_start.elapsed()));
+            interval = HARVEST_INTERVAL_MAX.max(self.harvest_cost.interval_min());
             if busy == 0 {
                 break;
             }
@@ -270,9 +266,11 @@ impl Attempt<'_> {
 
     /// The pages written since the last harvest, of which nothing is known any more.
     pub(super) fn harvest(&mut self) -> Result<Bitmap, Error> {
+        let start = Instant::now();
         let mut written = Bitmap::empty(self.owed.pages());
         self.tracker.harvest(0..written.pages(), &mut written)?;
         self.looks.forget(&written);
+        self.harvest_cost.took(start.elapsed());
         Ok(written)
     }
 
@@ -318,10 +316,15 @@ mod tests {
     fn one_harvest_that_was_held_up_does_not_leave_the_guest_unwatched() {
         let mut cost = HarvestCost::default();
         let (usual, held_up) = (Duration::from_micros(100), Duration::from_millis(100));
-        let often = cost.interval_min(usual);
-        assert_eq!(often, usual.div_f64(HARVEST_SHARE_MAX));
-        assert_eq!(cost.interval_min(held_up), often);
+        let mut after = |time| {
+            cost.took(time);
+            cost.interval_min()
+        };
+        // The very first as well.
+        assert_eq!(after(held_up), Duration::ZERO);
+        assert_eq!(after(usual), usual.div_f64(HARVEST_SHARE_MAX));
+        assert_eq!(after(held_up), usual.div_f64(HARVEST_SHARE_MAX));
         // Two in a row are what harvests cost now.
-        assert_eq!(cost.interval_min(held_up), held_up.div_f64(HARVEST_SHARE_MAX));
+        assert_eq!(after(held_up), held_up.div_f64(HARVEST_SHARE_MAX));
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use copy::HarvestCost;
+
 use super::first_look::Looks;
 use super::handover::Record;
 use super::sender::Counters;
@@ -65,6 +67,7 @@ pub(super) struct Attempt<'a> {
     /// What is known of pages that were not sent yet.
     looks: Arc<Looks>,
     heat: Heat,
+    harvest_cost: HarvestCost,
     writers: Writers,
     /// When the first page was sent; when the attempt began, before that.
     first_page: Instant,
@@ -141,6 +144,7 @@ impl<'a> Attempt<'a> {
             owed: Bitmap::full(pages),
             looks: Arc::new(Looks::none(0)),
             heat: Heat::new(pages),
+            harvest_cost: HarvestCost::default(),
             first_page: Instant::now(),
             cpu_at_start: cpu_time(),
             last_alive: Instant::now(),
