@@ -115,21 +115,20 @@ impl Adaptive {
     }
 
     /// Seconds of the migration that a second of the guest costs now.
-    fn price(&self, now: Time) -> Option<f64> {
-        // Over a slow link both rates waver from window to window; what is dirtied, and what was
-        // sent in all, are measured over a longer time.
+    fn price(&self) -> Option<f64> {
+        // Both rates waver from window to window over a slow link. What is owed grows by no more
+        // than what is dirtied, which is measured over a longer time.
         let fresh = self.estimate.fresh()?.min(self.estimate.dirty()?);
-        let average = (self.budget.sent() * PAGE_BYTES) as f64 / now.as_secs_f64();
-        let send = self.estimate.send()?.max(average);
+        let send = self.estimate.steady_send()?;
         Some(if fresh < send { fresh / (send - fresh) } else { f64::INFINITY })
     }
 
     /// The stun, if the rest fits and waiting for a smaller one is not worth it.
-    fn stun(&self, pending: u64, now: Time) -> Option<Action> {
+    fn stun(&self, pending: u64) -> Option<Action> {
         let time = send_time(pending, self.estimate.send())?;
         let budget = self.send_budget();
-        let ready = time <= budget.mul_f64(SMALL_ENOUGH)
-            || time <= budget && self.price(now)? > GUEST_WORTH;
+        let ready =
+            time <= budget.mul_f64(SMALL_ENOUGH) || time <= budget && self.price()? > GUEST_WORTH;
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 
@@ -153,12 +152,12 @@ impl Adaptive {
     }
 
     /// Begins the last stretch, or calls it off; says so.
-    fn last_stretch(&mut self, pending: u64, now: Time) -> Option<Action> {
+    fn last_stretch(&mut self, pending: u64) -> Option<Action> {
         let send = self.estimate.send()?;
         let goals = send_time(pending, Some(send))?.div_duration_f64(self.send_budget());
         let why = match self.throttling {
             Throttling::Off | Throttling::Gentle if goals <= LAST_STRETCH => {
-                if self.price(now)? < GUEST_WORTH {
+                if self.price()? < GUEST_WORTH {
                     return None;
                 }
                 self.hold(Throttling::Last);
@@ -257,14 +256,45 @@ impl Policy for Adaptive {
                 return vec![Action::Explain(why), end.unwrap_or(Action::BeginSweep)];
             }
             Event::Tick(window) => {
-                (self.last_stretch(window.pending, now), window, window.pending, None)
+                (self.last_stretch(window.pending), window, window.pending, None)
             }
             Event::RoundDone(window, round) => {
                 (self.decide(&round, now), window, round.owed, Some(Action::BeginSweep))
             }
         };
         let throttle = self.throttle(window).or_else(|| self.released(before));
-        let end = self.stun(pending, now).or_else(|| self.give_up(now)).or(go_on);
+        let end = self.stun(pending).or_else(|| self.give_up(now)).or(go_on);
         explained.into_iter().chain(throttle).chain(end).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages in a window of 10 ms at 1 Gbit/s.
+    const SENT: u64 = 305;
+
+    /// A guest whose rest fits the goal and does not shrink is stunned at once, also where two
+    /// seconds before zero pages went by, which cost the link nothing.
+    #[test]
+    fn zero_pages_do_not_make_the_link_look_faster_for_long() {
+        let mut policy =
+            Adaptive::new(Settings { goal: Duration::from_millis(100), ..Settings::default() });
+        policy.step(Event::Start { pages: 1 << 20 }, Time::ZERO);
+        let mut now = Time::ZERO;
+        let mut stuns = |windows: u64, window: Window| {
+            let mut actions = (0..windows).flat_map(|_| {
+                now += window.elapsed;
+                policy.step(Event::Tick(window), now)
+            });
+            actions.any(|action| matches!(action, Action::Stun(_)))
+        };
+        let elapsed = Duration::from_millis(10);
+        let fresh = SENT * 9 / 10;
+        let all = Window { elapsed, dirtied: fresh, fresh, sent: SENT, pending: 100_000 };
+        assert!(!stuns(100, Window { sent: 10 * SENT, ..all }), "zero pages");
+        assert!(!stuns(200, all), "pages");
+        assert!(stuns(30, Window { pending: 8 * SENT, ..all }), "a rest that fits");
     }
 }

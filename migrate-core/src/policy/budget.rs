@@ -26,11 +26,6 @@ impl Budget {
         }
     }
 
-    /// Pages sent so far.
-    pub(super) fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// Which budget is spent, if one is.
     pub(super) fn exhausted(&self, now: Time) -> Option<String> {
         if now >= self.settings.time_max {

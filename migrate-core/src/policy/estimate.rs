@@ -9,6 +9,8 @@ use crate::memory::PAGE_BYTES;
 const WINDOW_MIN: Duration = Duration::from_millis(20);
 /// Time over which older windows fade to a third.
 const MEMORY: Duration = Duration::from_millis(250);
+/// The same for a send rate that keeps still where little is sent in a window.
+const MEMORY_STEADY: Duration = Duration::from_millis(500);
 /// The same for the growth of what is owed, which changes as a sweep passes the guest's writes.
 const MEMORY_FRESH: Duration = Duration::from_millis(80);
 
@@ -17,6 +19,7 @@ const MEMORY_FRESH: Duration = Duration::from_millis(80);
 pub(super) struct Estimate {
     pending: Window,
     send: Option<f64>,
+    steady: Option<f64>,
     dirty: Option<f64>,
     fresh: Option<f64>,
 }
@@ -27,6 +30,12 @@ impl Estimate {
         let seconds = self.pending.elapsed.as_secs_f64();
         let provisional = (self.pending.sent * PAGE_BYTES) as f64 / seconds;
         self.send.or((seconds > 0.0 && self.pending.sent > 0).then_some(provisional))
+    }
+
+    /// Page data sent per second where it goes on as it did: a window without a page, as there are
+    /// many over a slow link, is not taken for a slower one.
+    pub(super) fn steady_send(&self) -> Option<f64> {
+        Some(self.send()?.max(self.steady.unwrap_or_default()))
     }
 
     /// Page data dirtied per second.
@@ -58,6 +67,7 @@ impl Estimate {
         };
         let smooth = |old, pages| smooth_over(MEMORY, old, pages);
         self.send = smooth(self.send, window.sent).filter(|rate| *rate > 0.0);
+        self.steady = smooth_over(MEMORY_STEADY, self.steady, window.sent);
         self.dirty = smooth(self.dirty, window.dirtied);
         self.fresh = smooth_over(MEMORY_FRESH, self.fresh, window.fresh);
         Some(window)
