@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rayon::prelude::*;
-use workload::generations::{Generations, operations};
+use workload::cores;
+use workload::generations::{Generations, find_operations};
 use workload::line::{Generation, ZERO_LINE};
 use workload::pattern::{Operation, Slot};
-use workload::spec::Workload;
+use workload::spec::{Share, Workload};
+use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
 
 /// Most pages whose slots' histories are replayed: enough to name what is wrong with a gigabyte.
 pub(crate) const HISTORY_PAGES_MAX: usize = 1 << 18;
@@ -26,13 +27,29 @@ impl Expected {
     /// # Panics
     /// There is not one watermark per writer.
     pub fn at(workload: &Workload, watermarks: &[Operation]) -> Self {
-        assert_eq!(watermarks.len(), workload.shares().len(), "one watermark per writer");
-        let shares: Vec<_> = workload.shares().iter().zip(watermarks).collect();
-        let generations = shares
-            .into_par_iter()
-            .map(|(share, watermark)| Generations::at(&share.pattern, share.slots, *watermark))
-            .collect();
-        Self { generations, history: None }
+        to_its_end(Self::replay(workload, watermarks, &Unwatched))
+    }
+
+    /// The same, watched: operations of patterns without a closed form are replayed.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    ///
+    /// # Panics
+    /// There is not one watermark per writer.
+    pub fn replay(
+        workload: &Workload,
+        watermarks: &[Operation],
+        watch: &dyn Watch,
+    ) -> Result<Self, Cancelled> {
+        let shares = workload.shares();
+        assert_eq!(watermarks.len(), shares.len(), "one watermark per writer");
+        watch.expect(replayed(workload, watermarks));
+        let generations = cores::map(shares.len() as u64, |writer| {
+            let (share, watermark) = (&shares[writer as usize], watermarks[writer as usize]);
+            Generations::replay(&share.pattern, share.slots, watermark, watch)
+        });
+        Ok(Self { generations: generations.into_iter().collect::<Result<_, _>>()?, history: None })
     }
 
     /// Operations completed, by writer.
@@ -72,20 +89,24 @@ impl Expected {
     }
 
     /// Replays which operations wrote the slots of `pages`.
-    pub(crate) fn learn_history(&mut self, workload: &Workload, pages: &[u64]) {
+    pub(crate) fn learn_history(
+        &mut self,
+        workload: &Workload,
+        pages: &[u64],
+        watch: &dyn Watch,
+    ) -> Result<(), Cancelled> {
+        watch.expect(self.watermarks().iter().sum());
         let mut slots = vec![HashSet::new(); workload.shares().len()];
         for page in pages {
             let writer = workload.owner(*page);
             slots[writer].extend(workload.segments(writer, *page).filter_map(|s| s.slot));
         }
         let shares = workload.shares().iter().zip(&slots).zip(&self.generations);
-        self.history = Some(
-            shares
-                .map(|((share, slots), generations)| {
-                    operations(&share.pattern, slots, generations.watermark())
-                })
-                .collect(),
-        );
+        let history = shares.map(|((share, slots), generations)| {
+            find_operations(&share.pattern, slots, generations.watermark(), watch)
+        });
+        self.history = Some(history.collect::<Result<_, _>>()?);
+        Ok(())
     }
 
     /// The operation that wrote `slot` for the `generation`-th time, where that is known: `None`
@@ -104,4 +125,11 @@ impl Expected {
         let operations = self.history.as_ref()?[writer].get(&slot)?;
         operations.get(usize::try_from(generation.checked_sub(1)?).ok()?).copied()
     }
+}
+
+/// How many operations have to be replayed to know memory at `watermarks`.
+fn replayed(workload: &Workload, watermarks: &[Operation]) -> u64 {
+    let replayed = |share: &Share| !share.pattern.is_closed_form();
+    let shares = workload.shares().iter().zip(watermarks);
+    shares.filter(|(share, _)| replayed(share)).map(|(_, watermark)| watermark).sum()
 }

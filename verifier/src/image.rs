@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use object::Endianness;
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
-use rayon::prelude::*;
 use workload::line::{Line, LineAddress};
 use workload::spec::Workload;
-use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
+use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES, cores};
 
 use crate::expected::Expected;
 use crate::scan::Memory;
@@ -118,23 +117,21 @@ impl Image {
         workload: &Workload,
         progress: impl Fn(u64) + Sync,
     ) -> Result<Found<'_>, ImageError> {
-        let claims: Vec<Vec<Claim>> = self
-            .chunks()
-            .into_par_iter()
-            .map(|chunk| {
-                let pages = (chunk.file.end - chunk.file.start) / PAGE_BYTES;
-                let claims = (0..pages)
-                    .filter_map(|i| {
-                        let offset = chunk.file.start + i * PAGE_BYTES;
-                        let (page, newest) = claim(self.page(offset), workload)?;
-                        let physical = chunk.physical + i * PAGE_BYTES;
-                        Some(Claim { page, newest, place: Place { physical, offset } })
-                    })
-                    .collect();
-                progress(pages);
-                claims
-            })
-            .collect();
+        let chunks = self.chunks();
+        let claims: Vec<Vec<Claim>> = cores::map(chunks.len() as u64, |chunk| {
+            let chunk = &chunks[chunk as usize];
+            let pages = (chunk.file.end - chunk.file.start) / PAGE_BYTES;
+            let claims = (0..pages)
+                .filter_map(|i| {
+                    let offset = chunk.file.start + i * PAGE_BYTES;
+                    let (page, newest) = claim(self.page(offset), workload)?;
+                    let physical = chunk.physical + i * PAGE_BYTES;
+                    Some(Claim { page, newest, place: Place { physical, offset } })
+                })
+                .collect();
+            progress(pages);
+            claims
+        });
         let pages = workload.spec().memory.0 / PAGE_BYTES;
         let nowhere = Place { physical: NOWHERE, offset: NOWHERE };
         let mut found =

@@ -1,11 +1,11 @@
 //! SHA-256 of a region by 2 MiB leaves, and of the leaves as a root: two hosts compare memory
 //! without shipping it, and a differing leaf says where to look.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use workload::LINE_BYTES;
 use workload::region::Region;
+use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
+use workload::{LINE_BYTES, cores};
 
 /// Bytes that one leaf covers.
 pub const LEAF_BYTES: u64 = 2 << 20;
@@ -31,37 +31,48 @@ pub struct Manifest {
 impl Manifest {
     /// Hashes a region at rest, all cores at work.
     pub fn of(region: &Region) -> Self {
+        to_its_end(Self::of_watched(region, &Unwatched))
+    }
+
+    /// The same, watched; lines are the units of work.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    pub fn of_watched(region: &Region, watch: &dyn Watch) -> Result<Self, Cancelled> {
         let bytes = region.bytes();
-        let hashes: Vec<[u8; 32]> = (0..bytes.div_ceil(LEAF_BYTES))
-            .into_par_iter()
-            .map(|leaf| {
-                let end = ((leaf + 1) * LEAF_BYTES).min(bytes);
-                let mut hash = Sha256::new();
-                let mut buffer = [0; COPY_BYTES];
-                let mut offset = leaf * LEAF_BYTES;
-                while offset < end {
-                    let piece = &mut buffer[..COPY_BYTES.min((end - offset) as usize)];
-                    region.copy_out(offset, piece);
-                    offset += piece.len() as u64;
-                    // The next piece comes in from memory while this one is hashed.
-                    let next = offset / LINE_BYTES..(offset + COPY_BYTES as u64) / LINE_BYTES;
-                    next.for_each(|address| region.prefetch(address));
-                    hash.update(&*piece);
-                }
-                hash.finalize().into()
-            })
-            .collect();
+        watch.expect(bytes / LINE_BYTES);
+        let hashes = cores::map(bytes.div_ceil(LEAF_BYTES), |leaf| {
+            if watch.cancelled() {
+                return Err(Cancelled);
+            }
+            let end = ((leaf + 1) * LEAF_BYTES).min(bytes);
+            let mut hash = Sha256::new();
+            let mut buffer = [0; COPY_BYTES];
+            let mut offset = leaf * LEAF_BYTES;
+            while offset < end {
+                let piece = &mut buffer[..COPY_BYTES.min((end - offset) as usize)];
+                region.copy_out(offset, piece);
+                offset += piece.len() as u64;
+                // The next piece comes in from memory while this one is hashed.
+                let next = offset / LINE_BYTES..(offset + COPY_BYTES as u64) / LINE_BYTES;
+                next.for_each(|address| region.prefetch(address));
+                hash.update(&*piece);
+            }
+            watch.done((end - leaf * LEAF_BYTES) / LINE_BYTES);
+            Ok(hash.finalize().into())
+        });
+        let hashes: Vec<[u8; 32]> = hashes.into_iter().collect::<Result<_, _>>()?;
         let mut root = Sha256::new();
         root.update(bytes.to_le_bytes());
         root.update(LEAF_BYTES.to_le_bytes());
         hashes.iter().for_each(|h| root.update(h));
-        Self {
+        Ok(Self {
             schema: 1,
             bytes,
             leaf_bytes: LEAF_BYTES,
             root: hex(&root.finalize()),
             leaves: hashes.iter().map(|h| hex(h)).collect(),
-        }
+        })
     }
 
     /// Byte ranges (start, end) in which two regions differ, by leaf; a difference in size is the

@@ -11,12 +11,13 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-use workload::LINE_WORDS;
+use workload::cores;
 use workload::line::{Generation, Line, LineAddress, StampKey};
 use workload::pattern::{Operation, Slot};
 use workload::region::Region;
 use workload::spec::Workload;
+use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
+use workload::{LINE_WORDS, PAGE_LINES};
 
 use crate::classify::Class;
 use crate::expected::{Expected, HISTORY_PAGES_MAX};
@@ -132,22 +133,52 @@ pub fn scan<M: Memory>(
     watermarks: &[Operation],
     progress: impl Fn(u64) + Sync,
 ) -> Scan {
+    to_its_end(scan_and_tell(memory, workload, moment, watermarks, &Unwatched, progress))
+}
+
+/// The same, watched; replayed operations and lines are the units of work.
+///
+/// # Errors
+/// Whoever watches called it off.
+///
+/// # Panics
+/// There is not one watermark per writer.
+pub fn scan_watched<M: Memory>(
+    memory: &M,
+    workload: &Workload,
+    moment: Moment,
+    watermarks: &[Operation],
+    watch: &dyn Watch,
+) -> Result<Scan, Cancelled> {
+    scan_and_tell(memory, workload, moment, watermarks, watch, |_| {})
+}
+
+fn scan_and_tell<M: Memory>(
+    memory: &M,
+    workload: &Workload,
+    moment: Moment,
+    watermarks: &[Operation],
+    watch: &dyn Watch,
+    progress: impl Fn(u64) + Sync,
+) -> Result<Scan, Cancelled> {
     let start = Instant::now();
-    let mut expected = Expected::at(workload, watermarks);
-    let mut whole = look(memory, workload, moment, &expected, &progress);
+    watch.expect(workload.lines());
+    let mut expected = Expected::replay(workload, watermarks, watch)?;
+    let mut whole = look(memory, workload, moment, &expected, watch, &progress)?;
     if !whole.aged_pages.is_empty() && !expected.knows_history(workload) {
         whole.aged_pages.truncate(HISTORY_PAGES_MAX);
-        expected.learn_history(workload, &whole.aged_pages);
-        whole = look(memory, workload, moment, &expected, &|_| {});
+        expected.learn_history(workload, &whole.aged_pages, watch)?;
+        watch.expect(workload.lines());
+        whole = look(memory, workload, moment, &expected, watch, &|_| {})?;
     }
-    Scan {
+    Ok(Scan {
         lines: whole.lines,
         faults: whole.faults,
         unstable_lines: whole.unstable_lines,
         newest: newest(workload, &expected, &whole.ahead),
         elapsed: start.elapsed(),
         expected,
-    }
+    })
 }
 
 fn look<M: Memory>(
@@ -155,30 +186,33 @@ fn look<M: Memory>(
     workload: &Workload,
     moment: Moment,
     expected: &Expected,
+    watch: &dyn Watch,
     progress: &(impl Fn(u64) + Sync),
-) -> Part {
+) -> Result<Part, Cancelled> {
     let pages = workload.spec().memory.0 / workload::PAGE_BYTES;
     let judge = Judge { memory, workload, expected, moment };
-    let parts: Vec<Part> = (0..pages.div_ceil(CHUNK_PAGES))
-        .into_par_iter()
-        .map(|chunk| {
-            let first = chunk * CHUNK_PAGES;
-            let end = (first + CHUNK_PAGES).min(pages);
-            let mut part = Part::default();
-            for page in (first..end).filter(|page| memory.has(*page)) {
-                part.lines += workload::PAGE_LINES;
-                let writer = workload.owner(page);
-                if !judge.is_right(page, writer) {
-                    let judged = settle(&judge, page, writer, &mut part.unstable_lines);
-                    part.add(page, writer, judged);
-                }
+    let parts = cores::map(pages.div_ceil(CHUNK_PAGES), |chunk| {
+        let first = chunk * CHUNK_PAGES;
+        let end = (first + CHUNK_PAGES).min(pages);
+        let mut part = Part::default();
+        for page in (first..end).filter(|page| memory.has(*page)) {
+            if watch.cancelled() {
+                return Err(Cancelled);
             }
-            progress(end - first);
-            part
-        })
-        .collect();
+            part.lines += PAGE_LINES;
+            let writer = workload.owner(page);
+            if !judge.is_right(page, writer) {
+                let judged = settle(&judge, page, writer, &mut part.unstable_lines);
+                part.add(page, writer, judged);
+            }
+        }
+        progress(end - first);
+        watch.done((end - first) * PAGE_LINES);
+        Ok(part)
+    });
     let mut whole = Part::default();
     for part in parts {
+        let part = part?;
         whole.faults.append(part.faults);
         whole.lines += part.lines;
         whole.unstable_lines += part.unstable_lines;
@@ -188,7 +222,7 @@ fn look<M: Memory>(
             *newest = generation.max(*newest);
         }
     }
-    whole
+    Ok(whole)
 }
 
 /// Judges a page; one of a running writer is looked at again, because a line may be caught half

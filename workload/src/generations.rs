@@ -4,13 +4,15 @@
 //! work, where it draws at random. A writer keeps the same table up to date as it goes.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-use rayon::prelude::*;
-
+use crate::cores;
 use crate::line::Generation;
 use crate::pattern::{Access, Operation, Pattern, Slot};
+use crate::work::{Cancelled, Unwatched, Watch, to_its_end};
 
-/// Operations that are worth a task of their own.
+/// Operations that are worth a task of their own, and after which a replay looks up: some
+/// milliseconds.
 const TASK_OPERATIONS: u64 = 1 << 16;
 /// Most operations that one counter of 32 bits may see.
 const COUNTER_OPERATIONS_MAX: u64 = 1 << 31;
@@ -29,11 +31,24 @@ pub struct Generations {
 impl Generations {
     /// The generations of `slots` slots after the operations before `watermark`.
     pub fn at(pattern: &Pattern, slots: u64, watermark: Operation) -> Self {
+        to_its_end(Self::replay(pattern, slots, watermark, &Unwatched))
+    }
+
+    /// The same, watched: where there is no closed form, each operation is a unit of work.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    pub fn replay(
+        pattern: &Pattern,
+        slots: u64,
+        watermark: Operation,
+        watch: &dyn Watch,
+    ) -> Result<Self, Cancelled> {
         let counts = match pattern.is_closed_form() {
             true => Vec::new(),
-            false => count(pattern, slots, watermark),
+            false => count(pattern, slots, watermark, watch)?,
         };
-        Self { pattern: pattern.clone(), watermark, counts }
+        Ok(Self { pattern: pattern.clone(), watermark, counts })
     }
 
     /// The watermark this is of.
@@ -71,10 +86,15 @@ impl Generations {
     }
 }
 
-fn count(pattern: &Pattern, slots: u64, watermark: Operation) -> Vec<Generation> {
+fn count(
+    pattern: &Pattern,
+    slots: u64,
+    watermark: Operation,
+    watch: &dyn Watch,
+) -> Result<Vec<Generation>, Cancelled> {
     let mut totals = vec![0; slots as usize];
     let tasks = (COUNTERS_BYTES_MAX / (slots * 4))
-        .min(rayon::current_num_threads() as u64)
+        .min(cores::threads() as u64)
         .min(watermark.div_ceil(TASK_OPERATIONS))
         .max(1);
     let mut start = 0;
@@ -84,25 +104,42 @@ fn count(pattern: &Pattern, slots: u64, watermark: Operation) -> Vec<Generation>
             start + ((end - start) / tasks) * task + (end - start) % tasks * task / tasks
         };
         // A table for each task: hot slots would otherwise be fought over.
-        let tables: Vec<Vec<u32>> = (0..tasks)
-            .into_par_iter()
-            .map(|task| {
-                let mut table = vec![0; slots as usize];
-                for k in boundary(task)..boundary(task + 1) {
-                    let (write, raw) = pattern.draw(k);
-                    table[raw as usize] += u32::from(write);
-                }
-                table
-            })
-            .collect();
-        for table in &tables {
+        let tables = cores::map(tasks, |task| {
+            let mut table: Vec<u32> = vec![0; slots as usize];
+            for_each(boundary(task)..boundary(task + 1), watch, |k| {
+                let (write, raw) = pattern.draw(k);
+                table[raw as usize] += u32::from(write);
+            })?;
+            Ok(table)
+        });
+        for table in tables {
+            let table = table?;
             for (raw, count) in table.iter().enumerate().filter(|(_, count)| **count > 0) {
                 totals[pattern.slot_of(raw as u64) as usize] += u64::from(*count);
             }
         }
         start = end;
     }
-    totals
+    Ok(totals)
+}
+
+/// Performs operations one after the other, and looks up now and then.
+#[inline]
+fn for_each(
+    mut operations: Range<Operation>,
+    watch: &dyn Watch,
+    mut perform: impl FnMut(Operation),
+) -> Result<(), Cancelled> {
+    while !operations.is_empty() {
+        if watch.cancelled() {
+            return Err(Cancelled);
+        }
+        let end = operations.end.min(operations.start + TASK_OPERATIONS);
+        (operations.start..end).for_each(&mut perform);
+        watch.done(end - operations.start);
+        operations.start = end;
+    }
+    Ok(())
 }
 
 /// The operations before `until` that wrote any of `slots`, in order, by slot.
@@ -111,22 +148,35 @@ pub fn operations(
     slots: &HashSet<Slot>,
     until: Operation,
 ) -> HashMap<Slot, Vec<Operation>> {
-    let tasks: Vec<Vec<(Slot, Operation)>> = (0..until.div_ceil(TASK_OPERATIONS))
-        .into_par_iter()
-        .map(|task| {
-            let range = task * TASK_OPERATIONS..((task + 1) * TASK_OPERATIONS).min(until);
-            let written = range.filter_map(|k| match pattern.access(k) {
-                Access::Write(slot) if slots.contains(&slot) => Some((slot, k)),
-                _ => None,
-            });
-            written.collect()
-        })
-        .collect();
+    to_its_end(find_operations(pattern, slots, until, &Unwatched))
+}
+
+/// The same, watched; each operation is a unit of work.
+///
+/// # Errors
+/// Whoever watches called it off.
+pub fn find_operations(
+    pattern: &Pattern,
+    slots: &HashSet<Slot>,
+    until: Operation,
+    watch: &dyn Watch,
+) -> Result<HashMap<Slot, Vec<Operation>>, Cancelled> {
+    let tasks = cores::map(until.div_ceil(TASK_OPERATIONS), |task| {
+        let range = task * TASK_OPERATIONS..((task + 1) * TASK_OPERATIONS).min(until);
+        let mut written = Vec::new();
+        for_each(range, watch, |k| match pattern.access(k) {
+            Access::Write(slot) if slots.contains(&slot) => written.push((slot, k)),
+            _ => {}
+        })?;
+        Ok(written)
+    });
     let mut found: HashMap<Slot, Vec<Operation>> = HashMap::new();
-    for (slot, k) in tasks.into_iter().flatten() {
-        found.entry(slot).or_default().push(k);
+    for task in tasks {
+        for (slot, k) in task? {
+            found.entry(slot).or_default().push(k);
+        }
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]

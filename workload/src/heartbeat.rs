@@ -44,10 +44,32 @@ impl Heart {
         interval: Duration,
         watermarks: Watermarks,
         epoch: u64,
+        journal: JournalWriter,
+    ) -> std::io::Result<Self> {
+        Self::spawn(interval, watermarks, epoch, journal, Motion::Running)
+    }
+
+    /// The heart of a guest that is held still: it does not beat before [`Heart::resume`].
+    ///
+    /// # Errors
+    /// No thread could be had.
+    pub fn start_held(
+        watermarks: Watermarks,
+        epoch: u64,
+        journal: JournalWriter,
+    ) -> std::io::Result<Self> {
+        Self::spawn(BEAT_INTERVAL, watermarks, epoch, journal, Motion::AtRest)
+    }
+
+    fn spawn(
+        interval: Duration,
+        watermarks: Watermarks,
+        epoch: u64,
         mut journal: JournalWriter,
+        motion: Motion,
     ) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let paused = Arc::new(AtomicBool::new(false));
+        let paused = Arc::new(AtomicBool::new(motion == Motion::AtRest));
         let (stopping, pausing) = (stop.clone(), paused.clone());
         let thread = std::thread::Builder::new().name("heartbeat".into()).spawn(move || {
             while !stopping.load(Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! The journal: heartbeats on another machine than the one being moved, one line of text each.
 //!
 //! ```text
-//! S <run> <workload spec as JSON> <sum>                                             start of a run
+//! S <run> <workload spec as JSON> <sum>                               start of a run, on each host
 //! B <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       a heartbeat
 //! E <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       at rest here
 //! ```
@@ -155,9 +155,7 @@ impl JournalWriter {
         run: RunId,
         spec: &WorkloadSpec,
     ) -> Result<Self, JournalError> {
-        let json =
-            serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
-        let line = sealed(&format!("S {run} {json}"));
+        let line = start_line(run, spec);
         let mut outlet = Outlet::open(address)?;
         outlet.truncate()?;
         outlet.send(&line)?;
@@ -179,6 +177,15 @@ impl JournalWriter {
     pub fn append(path: &Path, run: RunId) -> Result<Self, JournalError> {
         let outlet = Outlet::open(&OutletAddress::File(path.to_owned()))?;
         Ok(Self { outlet, run, start: None, sent: 0 })
+    }
+
+    /// Describes the run in a journal that another host may have started, so that what stands here
+    /// can be read by itself; also shows that the journal can be written.
+    ///
+    /// # Errors
+    /// The line could not be written whole.
+    pub fn describe(&mut self, spec: &WorkloadSpec) -> Result<(), JournalError> {
+        self.outlet.send(&start_line(self.run, spec))
     }
 
     /// Adds one beat, numbered, and stamped with this machine's clock.
@@ -212,6 +219,11 @@ fn text(run: RunId, beat: &Beat) -> String {
     };
     let Beat { epoch, number, writer, watermark, guest_ns, journal_ns, .. } = beat;
     format!("{tag} {run} {epoch} {number} {writer} {watermark} {guest_ns} {journal_ns}")
+}
+
+fn start_line(run: RunId, spec: &WorkloadSpec) -> String {
+    let json = serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
+    sealed(&format!("S {run} {json}"))
 }
 
 fn sealed(text: &str) -> String {
@@ -261,10 +273,8 @@ impl Collector {
         let parsed = parse_line(line.trim_end_matches('\r'));
         match (parsed, self.run) {
             (Ok((run, Content::Start(spec))), None) => {
-                let json = serde_json::to_string(&*spec)
-                    .unwrap_or_else(|_| unreachable!("a spec is plain data"));
                 self.run = Some(run);
-                self.file.send(&sealed(&format!("S {run} {json}")))?;
+                self.file.send(&start_line(run, &spec))?;
                 Ok(Collected::Start(run))
             }
             (Ok((run, Content::Start(_))), Some(known)) if run == known => Ok(Collected::Dropped),
@@ -340,7 +350,11 @@ impl Journal {
                         expected: journal.run,
                     });
                 }
-                (Some(_), Content::Start(_)) => return Err(edited("describes the run again")),
+                // Each host that the guest reaches describes the run.
+                (Some(journal), Content::Start(spec)) if journal.spec == *spec => {}
+                (Some(_), Content::Start(_)) => {
+                    return Err(edited("describes the run in another way"));
+                }
                 (Some(journal), Content::Beat(beat)) => {
                     if beat.writer >= journal.spec.writers {
                         return Err(edited("names a writer that the run does not have"));

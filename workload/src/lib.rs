@@ -12,6 +12,7 @@
 
 pub mod clock;
 pub mod content;
+pub mod cores;
 pub mod dirty;
 pub mod exit;
 pub mod generations;
@@ -32,6 +33,7 @@ pub mod stats;
 pub mod trace;
 pub mod unique;
 pub mod units;
+pub mod work;
 pub mod writer;
 
 /// Bytes in a page. The unit of ownership, of tracking and of transfer.

@@ -11,8 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
-
+use crate::cores;
 use crate::line::Line;
 use crate::spec::Workload;
 use crate::units::Bytes;
@@ -249,7 +248,7 @@ impl Region {
         let bytes = workload.spec().memory.0;
         assert!(self.bytes() >= bytes, "the region holds its workload");
         let pages = bytes / PAGE_BYTES;
-        (0..pages.div_ceil(CHUNK_PAGES)).into_par_iter().for_each(|chunk| {
+        cores::map(pages.div_ceil(CHUNK_PAGES), |chunk| {
             let end = ((chunk + 1) * CHUNK_PAGES).min(pages);
             for page in chunk * CHUNK_PAGES..end {
                 for segment in workload.segments(workload.owner(page), page) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::Error;
 use crate::clock::cpu_time;
 use crate::error::{lost, spawn};
-use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory};
+use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory, Work};
 use crate::link::Listener;
 use crate::link::channel::Channel;
 use crate::proto::ProtoError;
@@ -206,8 +206,9 @@ impl Session<'_> {
             receivers = ended.0;
             shadow.load_state(&ended.1)?;
             let inspecting = Instant::now();
-            shadow.inspect()?;
+            shadow.inspect(&Work::default())?;
             let inspected = inspecting.elapsed();
+            shadow.prepare()?;
             let ready = Header::new(Kind::Ready, epoch, inspected.as_nanos() as u64, 0);
             // From the moment Ready may have been heard, the shadow must not be dropped lightly.
             self.enter(DestinationEvent::Complete)?;
@@ -226,7 +227,7 @@ impl Session<'_> {
             }
             break receivers.iter().map(Receiver::received).sum();
         };
-        shadow.start()?;
+        shadow.start();
         self.observer.progress(Progress::Running);
         self.confirm(&signal, &signals)?;
         Ok(Arrived {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use workload::clock::realtime_ns;
 use workload::stats::Stats;
 
 use super::GuestError;
@@ -48,6 +49,8 @@ pub(super) struct Control {
     /// Share of time to hold, as the bits of an f64.
     held_share: AtomicU64,
     passed: AtomicBool,
+    /// When it passed a gate that had been closed, by the wall clock; 0 if it never did.
+    passed_at_ns: AtomicU64,
     /// Whether the host waits for the writer's figures, and where they are put.
     collect: AtomicBool,
     collected: Mutex<Option<Stats>>,
@@ -61,6 +64,7 @@ impl Control {
             request: AtomicU8::new(if gate == Gate::Open { OPEN } else { CLOSED }),
             held_share: AtomicU64::new(0f64.to_bits()),
             passed: AtomicBool::new(false),
+            passed_at_ns: AtomicU64::new(0),
             collect: AtomicBool::new(false),
             collected: Mutex::new(None),
             place: Mutex::new(Place::Running),
@@ -158,6 +162,7 @@ impl Control {
             place = self.changed.wait(place).unwrap_or_else(PoisonError::into_inner);
         }
         let go = self.request.load(Ordering::Acquire) == OPEN;
+        self.passed_at_ns.store(realtime_ns(), Ordering::Relaxed);
         *place = if go { Place::Running } else { Place::Gone };
         self.passed.store(true, Ordering::Release);
         self.changed.notify_all();
@@ -263,5 +268,15 @@ impl Gates {
 
     pub(super) fn await_running(&self, deadline: Instant) -> bool {
         self.0.iter().all(|c| c.await_running(deadline))
+    }
+
+    /// Whether all that were asked to stand do so (or are gone) before the deadline.
+    pub(super) fn await_standing(&self, deadline: Instant) -> bool {
+        self.0.iter().all(|c| c.await_standing(deadline))
+    }
+
+    /// When the last vCPU passed a gate that had been closed, by the wall clock.
+    pub(super) fn passed_at_ns(&self) -> u64 {
+        self.0.iter().map(|c| c.passed_at_ns.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 }

@@ -17,13 +17,14 @@ mod process;
 pub mod stamped;
 pub(crate) mod sys;
 pub mod tracker;
+mod work;
 
 use std::ops::Range;
-use std::time::Duration;
 
 use crate::memory::{Bitmap, PageNumber};
 
 pub use sys::view::MemoryView;
+pub use work::Work;
 
 /// Why a guest, a shadow or a tracker could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -78,37 +79,60 @@ pub trait Guest: Send {
 
     /// State other than memory, of a paused guest; at most [`crate::proto::STATE_BYTES_MAX`].
     ///
+    /// The last dirty pages have been harvested by then. So from the return of [`Guest::pause`] to
+    /// [`Guest::resume`] devices, too, leave memory alone, and so does saving their state: what must
+    /// go through memory first (rings, buffers in flight) is done inside `pause`.
+    ///
     /// # Errors
-    /// A device would not give its state.
+    /// A device would not give its state, or a vCPU does not stand still.
     fn save_state(&mut self) -> Result<Vec<u8>, GuestError>;
 }
 
 /// The VM that will run at the destination: exists, with all its memory populated, before the
 /// first page is sent.
+///
+/// ```text
+///              pages                                    source says Run
+/// created --> load_state --> inspect --> prepare ======================> start
+///                 ^                         |
+///                 +-- more pages, state ----+ the stun was called off
+/// ```
+///
+/// Up to the double line every error makes the source resume: nothing was handed over. Behind it
+/// nothing may fail, for the guest is nowhere else any more; so all that can fail is done before.
 pub trait Shadow: Send {
-    /// The shadow's memory, all of it zero at first. The engine writes it; nobody else may until [`Shadow::start`].
+    /// The shadow's memory, all of it zero at first. The engine writes it; nobody else may until
+    /// [`Shadow::start`].
     fn memory(&self) -> MemoryView;
 
-    /// Takes the state that [`Guest::save_state`] gave. All memory has arrived.
+    /// Takes the state that [`Guest::save_state`] gave. All memory has arrived. Comes again, with
+    /// other memory and state, after a stun that was called off: what was prepared is then undone.
     ///
     /// # Errors
     /// The state is not one of this guest; the source resumes.
     fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError>;
 
     /// A look at the complete guest before it may run; its time is reported apart from downtime.
-    /// An error here makes the source resume: nothing has been handed over yet.
+    /// Says through `work` how far it is, and gives up soon after it was called off.
     ///
     /// # Errors
-    /// The guest must not run.
-    fn inspect(&mut self) -> Result<(), GuestError> {
+    /// The guest must not run, or the look was called off.
+    fn inspect(&mut self, work: &Work) -> Result<(), GuestError> {
+        let _ = work;
         Ok(())
     }
 
-    /// Lets the vCPUs run, once; returns how long it took until all did.
+    /// Does everything that can fail: state is in the vCPUs, their threads wait at a closed gate,
+    /// files are open. Nothing writes memory yet, and the engine may still do so before the next
+    /// [`Shadow::load_state`].
     ///
     /// # Errors
-    /// The guest is lost.
-    fn start(&mut self) -> Result<Duration, GuestError>;
+    /// The guest cannot run here; the source resumes.
+    fn prepare(&mut self) -> Result<(), GuestError>;
+
+    /// Opens the gate of a guest that was prepared. Whether its vCPUs then run is a finding about
+    /// the guest, and no part of the handover.
+    fn start(&mut self);
 }
 
 /// Builds shadows from descriptions.

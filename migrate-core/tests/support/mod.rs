@@ -15,7 +15,9 @@ use migrate_core::guest::stamped::{
     MachineKind, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
 };
 use migrate_core::guest::tracker::{self, TrackerKind};
-use migrate_core::guest::{DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory};
+use migrate_core::guest::{
+    DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory, Work,
+};
 use migrate_core::link::{LinkSettings, Listener};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
@@ -114,6 +116,7 @@ pub fn send(
 
 /// What the destination would testify, after running on for a moment.
 pub fn testify(mut shadow: StampedShadow) -> Testimony {
+    shadow.await_running().unwrap();
     let mut guest = shadow.guest.take().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     Testimony {
@@ -205,8 +208,8 @@ pub enum Tamper {
     Memory(fn(&MemoryWords, &Workload, &[u64])),
     /// Changes the device state before it is loaded.
     State(fn(&mut serde_json::Value)),
-    /// Says that it cannot start.
-    Start,
+    /// Says that it cannot be prepared.
+    Prepare,
     /// Takes its time over the first device state.
     SlowState(Duration),
 }
@@ -263,18 +266,21 @@ impl Shadow for TamperedShadow {
         self.watermarks = watermarks.iter().map(|w| w.as_u64().unwrap()).collect();
         self.inner.load_state(&serde_json::to_vec(&state).unwrap())
     }
-    fn inspect(&mut self) -> Result<(), GuestError> {
+    fn inspect(&mut self, work: &Work) -> Result<(), GuestError> {
         if let Tamper::Memory(change) = &self.tamper {
             let workload = self.inner.description.spec.resolve().unwrap();
             change(&MemoryWords(self.inner.memory()), &workload, &self.watermarks);
         }
-        self.inner.inspect()
+        self.inner.inspect(work)
     }
-    fn start(&mut self) -> Result<Duration, GuestError> {
-        if matches!(self.tamper, Tamper::Start) {
-            return Err(GuestError::new("start the guest", "told not to"));
+    fn prepare(&mut self) -> Result<(), GuestError> {
+        if matches!(self.tamper, Tamper::Prepare) {
+            return Err(GuestError::new("prepare the guest", "told not to"));
         }
-        self.inner.start()
+        self.inner.prepare()
+    }
+    fn start(&mut self) {
+        self.inner.start();
     }
 }
 

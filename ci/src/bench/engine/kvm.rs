@@ -79,7 +79,9 @@ fn state() -> anyhow::Result<Row> {
         let start = Instant::now();
         let state = guest.save_state()?;
         shadow.load_state(&state)?;
-        shadow.start()?;
+        shadow.prepare()?;
+        shadow.start();
+        shadow.await_running()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
         let mut there = shadow.guest.context("the guest does not run there")?;
         let wrong = there.scan()?.first_fault();

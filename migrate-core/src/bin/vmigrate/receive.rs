@@ -83,7 +83,10 @@ fn prove(
     arrived: Arrived<StampedShadow>,
     console: &Console,
 ) -> anyhow::Result<(Verdict, ReceiveReport)> {
-    let shadow = arrived.guest;
+    let mut shadow = arrived.guest;
+    if let Err(error) = shadow.await_running() {
+        console.say(&error.to_string());
+    }
     let mut guest = shadow.guest.context("the guest does not run")?;
     let run_on = Duration::from_millis(shadow.description.run_on_ms);
     let start = Instant::now();

@@ -82,9 +82,31 @@ impl Layout {
 
 /// Writes everything behind the workload's region, for a machine that begins.
 pub(super) fn write(layout: &Layout, region: &Region, workload: &Workload) {
-    let put = |address: u64, value: u64| {
+    for (address, value) in words(layout, workload) {
         region.words()[(address / 8) as usize].store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+/// The first address where what never changes behind the workload's region is not what was written
+/// there when the machine began.
+pub(super) fn first_difference(
+    layout: &Layout,
+    region: &Region,
+    workload: &Workload,
+) -> Option<u64> {
+    let counters = 0..workload.shares().len();
+    let counters: Vec<u64> = counters.map(|vcpu| layout.parameters(vcpu)).collect();
+    let differs = |(address, value): &(u64, u64)| {
+        let found = region.words()[(address / 8) as usize].load(Ordering::Relaxed);
+        u64::from_le(found) != *value && !counters.contains(address)
     };
+    words(layout, workload).into_iter().find(differs).map(|(address, _)| address)
+}
+
+/// Every word behind the workload's region that is not zero when the machine begins.
+fn words(layout: &Layout, workload: &Workload) -> Vec<(u64, u64)> {
+    let mut words = Vec::new();
+    let mut put = |address: u64, value: u64| words.push((address, value));
     let pointers = layout.page_map() + PAGE_BYTES;
     put(layout.page_map(), pointers | TABLE);
     for gib in 0..layout.directories {
@@ -126,4 +148,5 @@ pub(super) fn write(layout: &Layout, region: &Region, workload: &Workload) {
             put(layout.parameters(index) + 8 * offset as u64, word);
         }
     }
+    words
 }

@@ -125,11 +125,8 @@ impl Vm {
             }
             Some(state) => {
                 let state = MachineState::deserialize(state).map_err(failed(doing))?;
-                if state.vcpus.len() != self.vcpus.len() {
-                    return Err(GuestError::new(doing, "there is another number of them"));
-                }
-                for (vcpu, one) in self.vcpus.iter().zip(&state.vcpus) {
-                    let one = VcpuState::deserialize(one).map_err(failed(doing))?;
+                let vcpus = self.checked(&state, &watermarks.read())?;
+                for (vcpu, one) in self.vcpus.iter().zip(&vcpus) {
                     one.restore(vcpu).map_err(failed(doing))?;
                 }
                 state.restore_clock(&self.vm).map_err(failed(doing))?;
@@ -166,6 +163,42 @@ impl Vm {
         }
         machine.start_helper()?;
         Ok(machine)
+    }
+}
+
+impl Vm {
+    /// The vCPUs' states, if all that can be seen of them before they run is as it must be.
+    fn checked(
+        &self,
+        state: &MachineState,
+        watermarks: &[u64],
+    ) -> Result<Vec<VcpuState>, GuestError> {
+        let fail = |why: &dyn std::fmt::Display| GuestError::new("restore the vCPUs", why);
+        if state.vcpus.len() != self.vcpus.len() {
+            return Err(fail(&"there is another number of them"));
+        }
+        let different = layout::first_difference(&self.layout, &self.region, &self.workload);
+        if let Some(address) = different {
+            let why = format!("the machine's own memory at {address:#x} is not what it began with");
+            return Err(fail(&why));
+        }
+        let vcpus = state.vcpus.iter().zip(watermarks).enumerate();
+        vcpus
+            .map(|(index, (one, watermark))| {
+                let one = VcpuState::deserialize(one).map_err(|e| fail(&e))?;
+                let counted = self.layout.counter(&self.region, index).load(Ordering::Acquire);
+                if counted != *watermark {
+                    let why = format!(
+                        "vCPU {index}: its counter in memory is {counted}, its watermark {watermark}"
+                    );
+                    return Err(fail(&why));
+                }
+                match one.objection(&self.layout, index, counted) {
+                    None => Ok(one),
+                    Some(why) => Err(fail(&why)),
+                }
+            })
+            .collect()
     }
 }
 
@@ -251,13 +284,30 @@ impl Machine for KvmMachine {
         self.gates.close(|| self.kick_all())?;
         self.counters.mirror();
         match self.died() {
-            Some(why) => Err(GuestError::new("pause the guest", why)),
+            Some(why) => {
+                // Those that live go on: what was not paused is not held.
+                self.gates.open();
+                Err(GuestError::new("pause the guest", why))
+            }
             None => Ok(()),
         }
     }
 
     fn resume(&mut self) {
         self.gates.open();
+    }
+
+    fn await_standing(&self, deadline: Instant) -> Result<(), GuestError> {
+        let doing = "prepare the guest";
+        match (self.gates.await_standing(deadline), self.died()) {
+            (_, Some(why)) => Err(GuestError::new(doing, why)),
+            (true, None) => Ok(()),
+            (false, None) => Err(GuestError::new(doing, "a vCPU does not come to its gate")),
+        }
+    }
+
+    fn passed_at_ns(&self) -> u64 {
+        self.gates.passed_at_ns()
     }
 
     fn await_running(&self, deadline: Instant) -> Result<(), GuestError> {

@@ -8,7 +8,7 @@ use kvm_ioctls::{Error, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use super::sys;
+use super::{payload, sys};
 
 /// Protected mode, paging, alignment checks, write protection, numeric errors.
 const CR0: u64 = 0x8005_0033;
@@ -18,6 +18,13 @@ const CR4: u64 = 0x620;
 const EFER: u64 = 0xD01;
 /// The bit of RFLAGS that is always set; interrupts stay off.
 const RFLAGS: u64 = 2;
+/// The trap flag and the interrupt flag: our code knows no handler for what they bring.
+const RFLAGS_NEVER: u64 = 0x300;
+/// The breakpoints that DR7 enables.
+const DR7_ENABLED: u64 = 0xFF;
+
+/// A vCPU that neither sleeps nor waits to be started (`KVM_MP_STATE_RUNNABLE`).
+const RUNNABLE: u32 = 0;
 
 /// Model-specific registers that 64-bit code can have changed (Intel SDM volume 4): time stamp
 /// counter, system call entries, segment bases, page attributes, miscellaneous features.
@@ -38,6 +45,7 @@ const MSRS: [u32; 12] = [
 
 /// State of a vCPU that stands still.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct VcpuState {
     #[serde(with = "hex")]
     registers: kvm_regs,
@@ -53,7 +61,15 @@ pub(super) struct VcpuState {
     events: kvm_vcpu_events,
     #[serde(with = "hex")]
     run: kvm_mp_state,
-    msrs: Vec<kvm_msr_entry>,
+    msrs: Vec<Msr>,
+}
+
+/// A model-specific register.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Msr {
+    index: u32,
+    data: u64,
 }
 
 /// The kernel's structures as text: lists of numbers would take a millisecond of the stun to read.
@@ -94,20 +110,22 @@ mod hex {
 
 /// State of a machine beside its memory.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct MachineState {
     /// [`VcpuState`] of each.
     pub(super) vcpus: Vec<serde_json::Value>,
-    clock: kvm_clock_data,
+    /// The guest's time in nanoseconds. What else KVM's clock says is about the host that it was
+    /// taken on.
+    clock_ns: u64,
 }
 
 impl MachineState {
     pub(super) fn of(vcpus: Vec<serde_json::Value>, vm: &VmFd) -> Result<Self, Error> {
-        Ok(Self { vcpus, clock: vm.get_clock()? })
+        Ok(Self { vcpus, clock_ns: vm.get_clock()?.clock })
     }
 
     pub(super) fn restore_clock(&self, vm: &VmFd) -> Result<(), Error> {
-        // Only the time: what else is in there is about the host that it was taken on.
-        vm.set_clock(&kvm_clock_data { clock: self.clock.clock, ..Default::default() })
+        vm.set_clock(&kvm_clock_data { clock: self.clock_ns, ..Default::default() })
     }
 }
 
@@ -119,7 +137,8 @@ impl VcpuState {
             let entry = kvm_msr_entry { index, ..Default::default() };
             let mut one = Msrs::from_entries(&[entry]).map_err(|_| Error::new(libc::ENOMEM))?;
             if matches!(vcpu.get_msrs(&mut one), Ok(1)) {
-                msrs.extend_from_slice(one.as_slice());
+                let read = one.as_slice().iter();
+                msrs.extend(read.map(|msr| Msr { index: msr.index, data: msr.data }));
             }
         }
         Ok(Self {
@@ -134,6 +153,46 @@ impl VcpuState {
         })
     }
 
+    /// Why a vCPU in this state would not go on with the payload, as far as that can be seen before
+    /// it runs; `operations` is its counter in memory.
+    pub(super) fn objection(
+        &self,
+        layout: &Layout,
+        index: usize,
+        operations: u64,
+    ) -> Option<String> {
+        let Self { registers, special, debug, events, run, .. } = self;
+        let code = layout.code()..layout.code() + payload::code().len() as u64;
+        let control = (special.cr0, special.cr3, special.cr4, special.efer);
+        let pending = [
+            events.exception.injected,
+            events.exception.pending,
+            events.interrupt.injected,
+            events.nmi.injected,
+            events.nmi.pending,
+            events.smi.pending,
+        ];
+        let why = if !code.contains(&registers.rip) {
+            format!("it stands at {:#x}, where no code of this guest is", registers.rip)
+        } else if control != (CR0, layout.page_map(), CR4, EFER) || special.cs.l != 1 {
+            "it is not in the mode that this guest's code runs in".to_owned()
+        } else if registers.rflags & RFLAGS_NEVER != 0 || debug.dr7 & DR7_ENABLED != 0 {
+            "it would be interrupted, which this guest's code cannot handle".to_owned()
+        } else if pending.iter().any(|pending| *pending != 0) || run.mp_state != RUNNABLE {
+            "it waits for an event that this guest does not have".to_owned()
+        } else if registers.rbx != layout.parameters(index) {
+            format!("its parameters are not at {:#x}", registers.rbx)
+        } else if registers.r15.wrapping_sub(operations) > 1 {
+            // The counter in memory follows the one in the register.
+            format!("it counts {} operations, memory {operations}", registers.r15)
+        } else if let Some(msr) = self.msrs.iter().find(|msr| !MSRS.contains(&msr.index)) {
+            format!("it brings the model-specific register {:#x}, which never moves", msr.index)
+        } else {
+            return None;
+        };
+        Some(format!("vCPU {index}: {why}"))
+    }
+
     pub(super) fn restore(&self, vcpu: &VcpuFd) -> Result<(), Error> {
         vcpu.set_sregs(&self.special)?;
         vcpu.set_regs(&self.registers)?;
@@ -141,7 +200,8 @@ impl VcpuState {
         sys::set_xsave(vcpu, &self.xsave)?;
         vcpu.set_debug_regs(&self.debug)?;
         for msr in &self.msrs {
-            let one = Msrs::from_entries(&[*msr]).map_err(|_| Error::new(libc::ENOMEM))?;
+            let entry = kvm_msr_entry { index: msr.index, data: msr.data, ..Default::default() };
+            let one = Msrs::from_entries(&[entry]).map_err(|_| Error::new(libc::ENOMEM))?;
             if vcpu.set_msrs(&one)? != 1 {
                 return Err(Error::new(libc::EINVAL));
             }

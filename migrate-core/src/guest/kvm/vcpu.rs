@@ -79,9 +79,14 @@ fn live(
 ) -> Result<(), Died> {
     loop {
         let mut standing = Ok(());
-        let held = passage.pass(|| standing = stand(vcpu, slot));
+        let mut stood = false;
+        let held = passage.pass(|| (standing, stood) = (stand(vcpu, slot), true));
         standing?;
         let Some(held) = held else { return Ok(()) };
+        if stood {
+            // From here on it is no longer where it was.
+            slot.lock().unwrap_or_else(PoisonError::into_inner).state = None;
+        }
         due.skip(held);
         match vcpu.run() {
             Ok(VcpuExit::IoIn(PORT, data)) => {

@@ -41,7 +41,8 @@ impl Vcpu for ThreadVcpu {
 }
 
 impl Threads {
-    /// Threads that go on from what memory is expected to hold.
+    /// Threads that go on from what memory is expected to hold. If one cannot be had, those that
+    /// came are ended.
     pub(super) fn start(
         workload: &Arc<Workload>,
         region: &Arc<Region>,
@@ -82,6 +83,19 @@ impl Machine for Threads {
 
     fn resume(&mut self) {
         self.gates.open();
+    }
+
+    fn await_standing(&self, deadline: Instant) -> Result<(), GuestError> {
+        match self.gates.await_standing(deadline) {
+            true => Ok(()),
+            false => {
+                Err(GuestError::new("prepare the guest", "a writer does not come to its gate"))
+            }
+        }
+    }
+
+    fn passed_at_ns(&self) -> u64 {
+        self.gates.passed_at_ns()
     }
 
     fn await_running(&self, deadline: Instant) -> Result<(), GuestError> {
@@ -144,5 +158,11 @@ impl Machine for Threads {
             true => Err(GuestError::new("stop the guest", "a writer died")),
             false => Ok(stats),
         }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let _ = self.halt();
     }
 }

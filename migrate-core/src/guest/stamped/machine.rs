@@ -22,6 +22,10 @@ pub(in crate::guest) trait Machine: Send + std::fmt::Debug {
     fn pause(&mut self) -> Result<(), GuestError>;
     /// Lets them go on.
     fn resume(&mut self);
+    /// Waits until all stand at the closed gate they were started with, ready to run.
+    fn await_standing(&self, deadline: Instant) -> Result<(), GuestError>;
+    /// When the last of them began to run behind a gate that had been closed, by the wall clock.
+    fn passed_at_ns(&self) -> u64;
     /// Waits until all run.
     fn await_running(&self, deadline: Instant) -> Result<(), GuestError>;
     /// Holds each for its share of time.

@@ -2,22 +2,22 @@
 //! itself.
 //!
 //! What its vCPUs are is a `Machine`'s affair: threads (`guest::process`) or a virtual machine
-//! (`guest::kvm`). Its shadow can be checked line by line before it runs and again later; what was
-//! proven is [`proof`]'s subject, what the migration cost the guest [`cost`]'s.
+//! (`guest::kvm`). How it comes to life on the destination is `shadow`'s subject, what was proven
+//! about it [`proof`]'s, what the migration cost it [`cost`]'s.
 
 pub mod cost;
 pub mod gauge;
 mod machine;
 pub mod proof;
+mod shadow;
 mod sys;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
-use verifier::scan::Moment;
 use workload::clock::realtime_ns;
 use workload::heartbeat::Heart;
 use workload::journal::{JournalWriter, RunId};
@@ -28,16 +28,17 @@ use workload::stats::Stats;
 use workload::units::{Bytes, Rate};
 use workload::writer::{Pace, Watermarks};
 
-use super::gate::{Gate, PAUSE_TIMEOUT};
+use super::gate::Gate;
 use super::process::Threads;
 use super::tracker::TrackerKind;
-use super::{DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory};
+use super::{DirtyTracker, Guest, GuestError, MemoryView};
 use gauge::Gauge;
 use machine::Prepared;
 use proof::Scanned;
 
 pub(super) use machine::Machine;
 pub use machine::MachineKind;
+pub use shadow::{StampedFactory, StampedShadow};
 
 /// What a destination needs to know to continue this guest; JSON on the wire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,6 +156,9 @@ impl StampedGuest {
         let watermarks = Watermarks::new(&started_from);
         let machine: Box<dyn Machine> = match prepared {
             Prepared::Process => {
+                if state.is_some_and(|state| !state.is_null()) {
+                    return Err(fail(&"threads have no state, but there is one"));
+                }
                 let pace = match share {
                     Some(share) => Pace::bytes_per_second(share, &workload),
                     None => Pace::Unlimited,
@@ -172,17 +176,32 @@ impl StampedGuest {
         };
         let heart = match journal {
             Some(journal) => {
-                let heart = Heart::start(watermarks.clone(), description.epoch, journal)
-                    .map_err(|e| fail(&e))?;
-                if gate == Gate::Closed {
-                    heart.pause();
-                }
-                Some(heart)
+                let start = match gate {
+                    Gate::Open => Heart::start,
+                    Gate::Closed => Heart::start_held,
+                };
+                let heart = start(watermarks.clone(), description.epoch, journal);
+                Some(heart.map_err(|e| fail(&e))?)
             }
             None => None,
         };
         let paused = gate == Gate::Closed;
         Ok(Self { description, workload, region, watermarks, machine, heart, started_from, paused })
+    }
+
+    /// Lets it run on; nothing of it can fail.
+    fn open(&mut self) {
+        self.machine.resume();
+        if let Some(heart) = &self.heart {
+            heart.resume();
+        }
+        self.paused = false;
+    }
+
+    /// Ends a guest that was held and never ran; what is left is its journal.
+    fn take_down(mut self) -> Option<JournalWriter> {
+        let _ = self.machine.halt();
+        self.heart.take().and_then(|heart| heart.stop().ok())
     }
 
     /// What it writes.
@@ -221,7 +240,7 @@ impl StampedGuest {
         let moment = self.machine.moment();
         let (scanned, _) = Scanned::of(&self.region, &self.workload, moment, watermarks);
         if !was_paused {
-            self.resume()?;
+            self.open();
         }
         Ok(scanned)
     }
@@ -295,11 +314,7 @@ impl Guest for StampedGuest {
     }
 
     fn resume(&mut self) -> Result<(), GuestError> {
-        self.machine.resume();
-        if let Some(heart) = &self.heart {
-            heart.resume();
-        }
-        self.paused = false;
+        self.open();
         Ok(())
     }
 
@@ -322,147 +337,6 @@ impl Guest for StampedGuest {
         let machine = self.machine.save()?;
         let (watermarks, paused_at_ns) = (self.watermarks(), realtime_ns());
         Ok(to_json(&DeviceState { watermarks, paused_at_ns, machine }))
-    }
-}
-
-/// Builds stamped guests on the destination, whatever runs them.
-#[derive(Clone, Debug, Default)]
-pub struct StampedFactory {
-    /// Goes on with this journal.
-    pub journal: Option<PathBuf>,
-}
-
-/// A guest that has not run here yet, and afterwards the one that does.
-#[derive(Debug)]
-pub struct StampedShadow {
-    /// What the source says about it.
-    pub description: Description,
-    workload: Arc<Workload>,
-    region: Arc<Region>,
-    /// Until it runs.
-    prepared: Option<Prepared>,
-    journal: Option<JournalWriter>,
-    state: Option<DeviceState>,
-    /// What memory held when it was looked at, from where its writers go on.
-    expected: Option<Expected>,
-    /// The look at memory before it ran.
-    pub first_scan: Option<Scanned>,
-    /// SHA-256 root of memory before it ran, in audit mode.
-    pub root: Option<String>,
-    /// From the last vCPU standing still there to the first running here, by the two hosts' wall
-    /// clocks: what the guest itself can notice.
-    pub felt_gap: Option<Duration>,
-    /// Runs here.
-    pub guest: Option<StampedGuest>,
-}
-
-impl ShadowFactory for StampedFactory {
-    type Shadow = StampedShadow;
-
-    fn create(&mut self, description: &[u8], pages: u64) -> Result<StampedShadow, GuestError> {
-        let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
-        let description: Description = serde_json::from_slice(description).map_err(|e| fail(&e))?;
-        let workload = Arc::new(description.spec.resolve().map_err(|e| fail(&e))?);
-        if let Some(why) = description.machine.missing() {
-            return Err(fail(&why));
-        }
-        let spec = &description.spec;
-        let memory = Bytes(spec.memory.0 + description.machine.system_bytes(&workload));
-        if memory.0 / workload::PAGE_BYTES != pages {
-            return Err(fail(&"its memory is not of the announced size"));
-        }
-        require_memory(memory).map_err(|e| fail(&e))?;
-        let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
-        sys::view(&region).populate().map_err(|e| fail(&e))?;
-        let prepared = Some(Prepared::new(description.machine, &workload, &region)?);
-        let journal = match &self.journal {
-            Some(path) => {
-                let run = RunId(description.run);
-                Some(JournalWriter::append(path, run).map_err(|e| fail(&e))?)
-            }
-            None => None,
-        };
-        Ok(StampedShadow {
-            description,
-            workload,
-            region,
-            prepared,
-            journal,
-            state: None,
-            expected: None,
-            first_scan: None,
-            root: None,
-            felt_gap: None,
-            guest: None,
-        })
-    }
-}
-
-impl Shadow for StampedShadow {
-    fn memory(&self) -> MemoryView {
-        sys::view(&self.region)
-    }
-
-    fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError> {
-        let fail = |e: &dyn std::fmt::Display| GuestError::new("load device state", e);
-        let state: DeviceState = serde_json::from_slice(state).map_err(|e| fail(&e))?;
-        if state.watermarks.len() != self.workload.shares().len() {
-            return Err(fail(&"it has another number of writers"));
-        }
-        self.state = Some(state);
-        Ok(())
-    }
-
-    /// Every line, before anything is overwritten; a guest that is not whole must not run.
-    fn inspect(&mut self) -> Result<(), GuestError> {
-        let Some(state) = &self.state else {
-            return Err(GuestError::new("inspect the guest", "there is no device state"));
-        };
-        let moment = match self.description.machine {
-            MachineKind::Process => Moment::Exact,
-            MachineKind::Kvm => Moment::Stopped,
-        };
-        let (scanned, expected) =
-            Scanned::of(&self.region, &self.workload, moment, state.watermarks.clone());
-        self.expected = Some(expected);
-        self.root = self.description.audit.then(|| proof::root(&self.region));
-        let wrong = scanned.first_fault();
-        self.first_scan = Some(scanned);
-        match wrong {
-            Some(fault) => Err(GuestError::new("memory is WRONG before resume", fault)),
-            None => Ok(()),
-        }
-    }
-
-    fn start(&mut self) -> Result<Duration, GuestError> {
-        let begin = Instant::now();
-        let state = self
-            .state
-            .take()
-            .ok_or_else(|| GuestError::new("start the guest", "there is no device state"))?;
-        // Not known if nobody looked.
-        let expected = self.expected.take();
-        let expected = expected.unwrap_or_else(|| Expected::at(&self.workload, &state.watermarks));
-        let prepared = self
-            .prepared
-            .take()
-            .ok_or_else(|| GuestError::new("start the guest", "it was started before"))?;
-        let mut guest = StampedGuest::run(
-            self.description.clone(),
-            self.workload.clone(),
-            self.region.clone(),
-            prepared,
-            expected,
-            Some(&state.machine),
-            self.journal.take(),
-            Gate::Closed,
-        )?;
-        guest.resume()?;
-        guest.machine.await_running(begin + PAUSE_TIMEOUT)?;
-        self.felt_gap =
-            Some(Duration::from_nanos(realtime_ns().saturating_sub(state.paused_at_ns)));
-        self.guest = Some(guest);
-        Ok(begin.elapsed())
     }
 }
 

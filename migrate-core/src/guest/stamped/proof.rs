@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
 use verifier::extent::Faults;
 use verifier::manifest::Manifest;
-use verifier::scan::{Moment, scan};
+use verifier::scan::{Moment, scan_watched};
 use verifier::verdict::Verdict;
 use workload::region::Region;
 use workload::spec::Workload;
+use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
 
 /// Extents that travel in a note.
 const EXTENTS_MAX: usize = 64;
@@ -34,11 +35,25 @@ impl Scanned {
         moment: Moment,
         watermarks: Vec<u64>,
     ) -> (Self, Expected) {
-        let scan = scan(region, workload, moment, &watermarks, |_| {});
+        to_its_end(Self::watched(region, workload, moment, watermarks, &Unwatched))
+    }
+
+    /// The same, watched.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    pub fn watched(
+        region: &Region,
+        workload: &Workload,
+        moment: Moment,
+        watermarks: Vec<u64>,
+        watch: &dyn Watch,
+    ) -> Result<(Self, Expected), Cancelled> {
+        let scan = scan_watched(region, workload, moment, &watermarks, watch)?;
         let mut faults = scan.faults;
         faults.extents.truncate(EXTENTS_MAX);
         let elapsed_ms = scan.elapsed.as_secs_f64() * 1e3;
-        (Self { watermarks, lines: scan.lines, elapsed_ms, faults }, scan.expected)
+        Ok((Self { watermarks, lines: scan.lines, elapsed_ms, faults }, scan.expected))
     }
 
     /// The first fault in words, and how many lines there are of each class.
