@@ -127,12 +127,19 @@ impl Watch {
                 watch_gaps(start, &stop)
             })
         });
-        let threads = threads.collect::<Result<_, _>>()?;
+        let threads = threads.collect::<Result<_, _>>();
         let stopping = stop.clone();
         let jumps = std::thread::Builder::new()
             .name("hiccup-clock".into())
-            .spawn(move || watch_jumps(start, &stopping))?;
-        Ok(Self { stop, start, threads, jumps })
+            .spawn(move || watch_jumps(start, &stopping));
+        match (threads, jumps) {
+            (Ok(threads), Ok(jumps)) => Ok(Self { stop, start, threads, jumps }),
+            (Err(e), _) | (_, Err(e)) => {
+                // Those that did start end by themselves.
+                stop.store(true, Ordering::Release);
+                Err(e)
+            }
+        }
     }
 
     /// Stops watching and says what was felt.

@@ -16,6 +16,7 @@ mod process;
 #[cfg(feature = "builtin")]
 pub mod stamped;
 pub(crate) mod sys;
+mod threads;
 pub mod tracker;
 mod work;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::sys::Mechanism;
 use super::sys::fault::FaultTracking;
 use super::sys::uffd::WriteProtection;
-use super::{DirtyTracker, GuestError, MemoryView};
+use super::{DirtyTracker, GuestError, MemoryView, threads};
 use crate::memory::{Bitmap, GROUP_PAGES, PageNumber};
 
 /// Which tracker to use.
@@ -86,18 +86,11 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
         let parts = (range.end - range.start).div_ceil(PART_PAGES_MIN).clamp(1, threads);
         let step = (range.end - range.start).div_ceil(parts).next_multiple_of(GROUP_PAGES).max(1);
         let this = &*self;
-        let found: std::io::Result<Vec<(PageNumber, Bitmap)>> = std::thread::scope(|scope| {
-            let scan =
-                |start: PageNumber| Ok((start, this.part(start..(start + step).min(range.end))?));
-            let starts = (range.start + step..range.end).step_by(step as usize);
-            let others: Vec<_> = starts.map(|start| scope.spawn(move || scan(start))).collect();
-            // The first part is this thread's.
-            let first = std::iter::once(scan(range.start));
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            first.chain(others.into_iter().map(join)).collect()
-        });
+        let starts: Vec<PageNumber> = (range.start..range.end).step_by(step as usize).collect();
+        let scan =
+            |start: PageNumber| Ok((start, this.part(start..(start + step).min(range.end))?));
+        let found: std::io::Result<Vec<(PageNumber, Bitmap)>> =
+            threads::map(starts, scan).into_iter().collect();
         let found = found.map_err(|e| GuestError::new("look for written pages", e))?;
         let mut pages = 0;
         for (start, part) in &found {

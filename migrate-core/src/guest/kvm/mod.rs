@@ -34,7 +34,7 @@ use workload::writer::Watermarks;
 use super::gate::{Control, Gate, Gates, Passage};
 use super::stamped::Machine;
 use super::tracker::TrackerKind;
-use super::{DirtyTracker, GuestError, MemoryView};
+use super::{DirtyTracker, GuestError, MemoryView, threads};
 use layout::Layout;
 use log::DirtyLog;
 use state::{MachineState, VcpuState};
@@ -153,10 +153,8 @@ impl Vm {
             let slot: Arc<Mutex<Slot>> = Arc::default();
             let (passage, place) = (Passage::new(control.clone()), slot.clone());
             let due = Due::new(operations_per_s);
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu-{index}"))
-                .spawn(move || vcpu::run(vcpu, passage, due, &place))
-                .map_err(failed("start a vCPU's thread"))?;
+            let run = move || vcpu::run(vcpu, passage, due, &place);
+            let thread = threads::start(format!("vcpu-{index}"), run)?;
             machine.gates.0.push(control);
             machine.threads.push(thread);
             machine.slots.push(slot);
@@ -241,21 +239,18 @@ impl KvmMachine {
             (self.counters.clone(), self.stop.clone(), self.gates.clone());
         // The threads outlive the helper: `halt` joins it first.
         let threads: Vec<_> = self.threads.iter().map(JoinHandleExt::as_pthread_t).collect();
-        let helper = std::thread::Builder::new()
-            .name("vm".into())
-            .spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    counters.mirror();
-                    for (control, thread) in gates.0.iter().zip(&threads) {
-                        if control.is_throttled() {
-                            sys::kick(*thread);
-                        }
+        let help = move || {
+            while !stop.load(Ordering::Relaxed) {
+                counters.mirror();
+                for (control, thread) in gates.0.iter().zip(&threads) {
+                    if control.is_throttled() {
+                        sys::kick(*thread);
                     }
-                    std::thread::sleep(MIRROR_INTERVAL);
                 }
-            })
-            .map_err(failed("start a thread"))?;
-        self.helper = Some(helper);
+                std::thread::sleep(MIRROR_INTERVAL);
+            }
+        };
+        self.helper = Some(threads::start("the vCPUs' counters".to_owned(), help)?);
         Ok(())
     }
 
@@ -351,7 +346,7 @@ impl Machine for KvmMachine {
             .map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).state.clone());
         let vcpus: Option<Vec<_>> = vcpus.collect();
         let Some(vcpus) = vcpus else {
-            let why = self.died().unwrap_or_else(|| "one of them stands nowhere".to_owned());
+            let why = self.died().unwrap_or_else(|| "one of them does not stand still".to_owned());
             return Err(GuestError::new(doing, why));
         };
         let state = MachineState::of(vcpus, &self.vm).map_err(failed(doing))?;
@@ -392,5 +387,39 @@ impl Machine for KvmMachine {
 impl Drop for KvmMachine {
     fn drop(&mut self) {
         let _ = self.halt();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workload::spec::WorkloadSpec;
+    use workload::units::Bytes;
+
+    #[test]
+    fn a_vcpu_that_runs_has_no_state_to_save() {
+        if let Some(why) = missing() {
+            eprintln!("SKIPPED: {why}");
+            return;
+        }
+        let memory = Bytes(1 << 20);
+        let workload = "stream".parse().unwrap();
+        let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
+        let workload = Arc::new(spec.resolve().unwrap());
+        let memory = Bytes(memory.0 + system_bytes(&workload));
+        let region = Arc::new(Region::anonymous(memory).unwrap());
+        region.fill(&workload, |_| {});
+        let vm = Vm::create(&workload, &region).unwrap();
+        let watermarks = Watermarks::new(&[0, 0]);
+        let mut machine = vm.start(None, &watermarks, None, Gate::Open).unwrap();
+        machine.pause().unwrap();
+        machine.save().unwrap();
+        machine.resume();
+        machine.await_running(Instant::now() + Duration::from_secs(10)).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let error = machine.save().unwrap_err().to_string();
+        assert_eq!(error, "save the vCPUs: one of them does not stand still");
+        machine.pause().unwrap();
+        machine.save().unwrap();
     }
 }

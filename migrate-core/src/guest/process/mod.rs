@@ -14,7 +14,7 @@ use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 use super::gate::{Control, Gate, Gates, PAUSE_TIMEOUT, Passage};
 use super::stamped::Machine;
 use super::tracker::{self, TrackerKind};
-use super::{DirtyTracker, GuestError, MemoryView};
+use super::{DirtyTracker, GuestError, MemoryView, threads};
 
 /// Writer threads.
 #[derive(Debug)]
@@ -61,10 +61,8 @@ impl Threads {
                 Writer::with_generations(workload, region, counters, index, generations);
             let pace = pace.clone();
             let mut vcpu = ThreadVcpu(Passage::new(control.clone()));
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu-{index}"))
-                .spawn(move || writer.run(pace, &mut vcpu, u64::MAX))
-                .map_err(|e| GuestError::new("start the guest's threads", e))?;
+            let run = move || writer.run(pace, &mut vcpu, u64::MAX);
+            let thread = threads::start(format!("vcpu-{index}"), run)?;
             this.gates.0.push(control);
             this.threads.push(thread);
         }
@@ -164,5 +162,31 @@ impl Machine for Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         let _ = self.halt();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workload::spec::WorkloadSpec;
+    use workload::units::Bytes;
+
+    /// As when the last of them could not be had.
+    #[test]
+    fn threads_that_are_dropped_end() {
+        for gate in [Gate::Open, Gate::Closed] {
+            let memory = Bytes(1 << 20);
+            let workload = "stream".parse().unwrap();
+            let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
+            let workload = Arc::new(spec.resolve().unwrap());
+            let region = Arc::new(Region::anonymous(memory).unwrap());
+            let fill = Expected::at(&workload, &[0, 0]);
+            let watermarks = Watermarks::new(&[0, 0]);
+            let pace = Pace::Unlimited;
+            let threads =
+                Threads::start(&workload, &region, fill, &watermarks, &pace, gate).unwrap();
+            drop(threads);
+            assert_eq!(Arc::strong_count(&region), 1, "{gate:?}: no thread holds the region");
+        }
     }
 }

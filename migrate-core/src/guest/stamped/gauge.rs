@@ -12,6 +12,8 @@ use workload::pattern::Access;
 use workload::spec::Workload;
 use workload::writer::Watermarks;
 
+use crate::guest::{GuestError, threads};
+
 /// Time between samples, until there are too many.
 const INTERVAL: Duration = Duration::from_millis(2);
 /// Most samples; when they are as many, every other one is dropped and they come half as often.
@@ -22,15 +24,16 @@ const OPERATIONS_MAX: u64 = 1 << 28;
 /// Samples the watermarks of a running guest.
 #[derive(Debug)]
 pub struct Gauge {
-    thread: JoinHandle<Timeline>,
+    /// Until it is joined.
+    thread: Option<JoinHandle<Timeline>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Gauge {
-    pub(super) fn start(watermarks: Watermarks) -> std::io::Result<Self> {
+    pub(super) fn start(watermarks: Watermarks) -> Result<Self, GuestError> {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
-        let thread = std::thread::Builder::new().name("gauge".into()).spawn(move || {
+        let thread = threads::start("the gauge".to_owned(), move || {
             let mut timeline = Timeline { samples: Vec::new() };
             let (begin, mut interval) = (Instant::now(), INTERVAL);
             while !told.load(Ordering::Relaxed) {
@@ -43,18 +46,33 @@ impl Gauge {
                     });
                     interval *= 2;
                 }
-                std::thread::sleep(interval);
+                std::thread::park_timeout(interval);
             }
             timeline.samples.push((begin.elapsed().as_secs_f64(), watermarks.read()));
             timeline
         })?;
-        Ok(Self { thread, stop })
+        Ok(Self { thread: Some(thread), stop })
     }
 
     /// Ends sampling.
-    pub fn finish(self) -> Timeline {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    pub fn finish(mut self) -> Timeline {
+        let end = |thread| Self::end(&self.stop, thread);
+        self.thread.take().map(end).unwrap_or_default()
+    }
+
+    fn end(stop: &AtomicBool, thread: JoinHandle<Timeline>) -> Timeline {
+        stop.store(true, Ordering::Relaxed);
+        thread.thread().unpark();
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Gauge {
+    /// An attempt that failed needs no samples any more.
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            Self::end(&self.stop, thread);
+        }
     }
 }
 
@@ -139,6 +157,15 @@ mod tests {
 
     fn timeline(points: &[(f64, u64)]) -> Timeline {
         Timeline { samples: points.iter().map(|(at, w)| (*at, vec![*w])).collect() }
+    }
+
+    #[test]
+    fn a_gauge_that_is_dropped_ends_its_thread() {
+        let watermarks = Watermarks::new(&[0]);
+        let gauge = Gauge::start(watermarks.clone()).unwrap();
+        let sampling = Arc::downgrade(&gauge.stop);
+        drop(gauge);
+        assert_eq!(sampling.strong_count(), 0, "the thread holds its flag no more");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use workload::writer::{Pace, Watermarks};
 use super::gate::Gate;
 use super::process::Threads;
 use super::tracker::TrackerKind;
-use super::{DirtyTracker, Guest, GuestError, MemoryView};
+use super::{DirtyTracker, Guest, GuestError, MemoryView, threads};
 use gauge::Gauge;
 use machine::Prepared;
 use proof::Scanned;
@@ -181,7 +181,7 @@ impl StampedGuest {
                     Gate::Closed => Heart::start_held,
                 };
                 let heart = start(watermarks.clone(), description.epoch, journal);
-                Some(heart.map_err(|e| fail(&e))?)
+                Some(heart.map_err(|e| threads::refused("heartbeats", &e))?)
             }
             None => None,
         };
@@ -266,7 +266,7 @@ impl StampedGuest {
     /// # Errors
     /// The system has no thread to give.
     pub fn gauge(&self) -> Result<Gauge, GuestError> {
-        Gauge::start(self.watermarks.clone()).map_err(|e| GuestError::new("start a thread", e))
+        Gauge::start(self.watermarks.clone())
     }
 
     /// Ends the guest; returns what its writers did here, since they were asked last.

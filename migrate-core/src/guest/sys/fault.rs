@@ -5,7 +5,13 @@
 //! writable, and the bit appears for the next harvest; the other way round it would clear the bit
 //! and protect the page, the handler would unprotect it, and later writes would be lost.
 //! A final harvest follows a pause, when no handler is half way.
+//!
+//! The handler stays installed for good, because a migration that failed is tried again. A fault in
+//! no tracked memory is one of two things. Late: the page was tracked when the instruction faulted,
+//! and is writable by now; it is retried. Genuine: it faults again although nothing was untracked
+//! in between, and whoever had the signal before gets it.
 
+use std::cell::Cell;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -20,6 +26,15 @@ const TRACKED_MAX: usize = 16;
 
 static TRACKED: [AtomicPtr<Tracked>; TRACKED_MAX] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; TRACKED_MAX];
+
+/// How many memories are tracked no more.
+static UNTRACKED: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The last address that this thread retried, and the value of [`UNTRACKED`] then. Without a
+    /// destructor, so that a handler may use it.
+    static RETRIED: Cell<(usize, u64)> = const { Cell::new((0, 0)) };
+}
 
 struct Tracked {
     start: usize,
@@ -110,6 +125,8 @@ impl Drop for FaultTracking {
     fn drop(&mut self) {
         // Writable first, so that no fault comes once the handler does not know the memory.
         let _ = self.protect(0..self.memory.pages(), libc::PROT_READ | libc::PROT_WRITE);
+        // Counted before it is forgotten: who finds nobody to ask finds the new count.
+        UNTRACKED.fetch_add(1, Ordering::AcqRel);
         TRACKED[self.slot].store(std::ptr::null_mut(), Ordering::Release);
     }
 }
@@ -122,8 +139,8 @@ fn install_handler() -> io::Result<()> {
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
             action.sa_sigaction = on_fault as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            // SAFETY: the handler is async-signal-safe (atomics and mprotect only), and restores
-            // the previous behaviour for faults that are not ours.
+            // SAFETY: the handler is async-signal-safe (atomics and mprotect only), and hands on
+            // faults that are not ours.
             match unsafe { libc::sigaction(libc::SIGSEGV, &action, previous_mut()) } {
                 0 => Ok(()),
                 _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)),
@@ -142,7 +159,7 @@ fn previous_mut() -> *mut libc::sigaction {
 extern "C" fn on_fault(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
+    context: *mut libc::c_void,
 ) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let address = unsafe { (*info).si_addr() } as usize;
@@ -169,8 +186,106 @@ extern "C" fn on_fault(
         tracked.bits[page / 64].fetch_or(1 << (page % 64), Ordering::AcqRel);
         return;
     }
-    // A genuine crash: the previous handler (Rust's stack overflow guard, or the default) gets it
-    // when the instruction faults again.
-    // SAFETY: PREVIOUS was written before this handler was installed.
-    unsafe { libc::sigaction(signal, previous_mut(), std::ptr::null_mut()) };
+    // SAFETY: as above.
+    let code = unsafe { (*info).si_code };
+    let now = (address, UNTRACKED.load(Ordering::Acquire));
+    if code == SEGV_ACCERR && now.1 > 0 && RETRIED.replace(now) != now {
+        return;
+    }
+    hand_on(signal, info, context);
+}
+
+/// Gives a genuine crash to whoever had the signal before: Rust's stack overflow guard, an
+/// embedder's handler, or the default.
+fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: PREVIOUS was written before our handler was installed, and never again.
+    let previous = unsafe { &*previous_mut() };
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // The end of this process, when the instruction faults again.
+            // SAFETY: restores what the process was started with.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+            // SAFETY: installed with SA_SIGINFO, so a function of this type; it gets what the
+            // kernel gave us.
+            unsafe { std::mem::transmute::<usize, Handler>(handler)(signal, info, context) }
+        }
+        handler => {
+            // SAFETY: installed without SA_SIGINFO, so a function of the signal alone.
+            unsafe {
+                std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler)(signal);
+            }
+        }
+    }
+}
+
+/// `si_code` of a fault in memory that is there and may not be used like that (sigaction(2)).
+const SEGV_ACCERR: libc::c_int = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    /// Anonymous memory of `pages` pages, for ever.
+    fn memory(pages: u64) -> MemoryView {
+        let bytes = (pages * PAGE_BYTES) as usize;
+        let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES as usize).unwrap();
+        // SAFETY: the layout is not empty.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        // SAFETY: as long and aligned as it says, and never freed.
+        unsafe { MemoryView::new(base, pages, Arc::new(())) }
+    }
+
+    /// Writers that fault while their memory ceases to be tracked, again and again.
+    #[test]
+    fn a_fault_that_comes_late_is_retried_and_the_next_tracker_works() {
+        let memory = memory(64);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        (0..64).for_each(|page| memory.zero(&(page..page + 1)));
+                    }
+                });
+            }
+            for _ in 0..20_000 {
+                let mut tracking = FaultTracking::register(memory.clone()).unwrap();
+                tracking.protect_all().unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let mut tracking = FaultTracking::register(memory.clone()).unwrap();
+        tracking.protect_all().unwrap();
+        memory.zero(&(7..8));
+        let mut found = Vec::new();
+        tracking.scan(0..64, |run| found.extend(run)).unwrap();
+        assert_eq!(found, [7]);
+    }
+
+    /// In a child, which must die of it.
+    #[test]
+    fn a_genuine_crash_still_ends_the_process() {
+        let (tracked, victim) = (memory(1), memory(1));
+        drop(FaultTracking::register(tracked).unwrap());
+        let (address, bytes) = victim.raw(&(0..1));
+        // SAFETY: the child does system calls and one write only, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: our own page; the write is meant to fault.
+            unsafe {
+                libc::mprotect(address.cast(), bytes, libc::PROT_READ);
+                address.write_volatile(1);
+                libc::_exit(0);
+            }
+        }
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{status}");
+    }
 }

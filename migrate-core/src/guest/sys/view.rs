@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use crate::guest::threads;
 use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
 
 /// A view of all of a guest's memory, kept alive by whoever owns it.
@@ -148,18 +149,9 @@ impl MemoryView {
     pub fn populate(&self) -> io::Result<()> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let step = self.pages.div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let parts: Vec<_> = (0..self.pages)
-                .step_by(step as usize)
-                .map(|start| {
-                    let range = start..(start + step).min(self.pages);
-                    scope.spawn(move || self.populate_part(range))
-                })
-                .collect();
-            parts
-                .into_iter()
-                .try_for_each(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
+        let starts = (0..self.pages).step_by(step as usize);
+        let parts = starts.map(|start| start..(start + step).min(self.pages)).collect();
+        threads::map(parts, |part| self.populate_part(part)).into_iter().collect()
     }
 
     fn populate_part(&self, range: Range<PageNumber>) -> io::Result<()> {

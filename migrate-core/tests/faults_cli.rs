@@ -1,0 +1,115 @@
+//! Guests in want: too few threads, a full disk, a description that lies; as a user meets them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+
+const VMIGRATE: &str = env!("CARGO_BIN_EXE_vmigrate");
+
+fn vmigrate(args: &[&str]) -> Output {
+    Command::new(VMIGRATE).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A receiver as a child process; ended with this value.
+struct Receiver {
+    child: Child,
+    address: String,
+    out: BufReader<ChildStdout>,
+    err: ChildStderr,
+}
+
+impl Receiver {
+    fn start(args: &[&str]) -> Self {
+        Self::start_by(Command::new(VMIGRATE), args)
+    }
+
+    /// `program` runs vmigrate with the arguments that it is given.
+    fn start_by(mut program: Command, args: &[&str]) -> Self {
+        let mut child = program
+            .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--wait", "20s"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (mut out, mut address) = (BufReader::new(out), String::new());
+        out.read_line(&mut address).unwrap();
+        Self { child, address: address.trim().to_owned(), out, err }
+    }
+
+    /// Its exit code, and all that it said.
+    fn finish(mut self) -> (Option<i32>, String) {
+        let mut text = String::new();
+        self.err.read_to_string(&mut text).unwrap();
+        self.out.read_to_string(&mut text).unwrap();
+        (self.child.wait().unwrap().code(), text)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn send(to: &str, state: &Path, args: &[&str]) -> Output {
+    let state = state.to_str().unwrap();
+    let small = ["send", "--to", to, "--memory", "16MiB", "--rate", "20MB/s", "--linger", "300ms"];
+    vmigrate(&[&small[..], &["--run-on", "200ms", "--state-dir", state], args].concat())
+}
+
+/// Runs vmigrate as a user who may have so many threads; `None` where this one cannot.
+fn as_user_with_threads(threads: u32) -> Option<Command> {
+    // A user of its own: the limit counts all that it runs.
+    let user = ["--reuid=54321", "--regid=54321", "--clear-groups"];
+    let allowed = Command::new("setpriv").args(user).arg("true").stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: only root can become a user of few processes");
+        return None;
+    }
+    // The directories above the program may be closed to others; an open one is not.
+    let limited = format!("ulimit -u {threads}; exec /dev/fd/9 \"$@\"");
+    let opened =
+        format!("exec setpriv {} bash -c '{limited}' - \"$@\" 9<{VMIGRATE}", user.join(" "));
+    let mut command = Command::new("bash");
+    command.args(["-c", &opened, "-"]);
+    Some(command)
+}
+
+/// A guest needs a thread for each writer; that they are missing is noticed while it can go back.
+#[test]
+fn a_user_without_threads_is_refused_before_the_guest_is_handed_over() {
+    let mut arrived = 0;
+    for threads in [8, 12, 18, 40] {
+        let Some(command) = as_user_with_threads(threads) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start_by(command, &["--state-dir", "/tmp"]);
+        let more = ["--writers", "16", "--record", "4KiB"];
+        let sent = send(&receiver.address, dir.path(), &more);
+        let (code, heard) = receiver.finish();
+        let told = text(&sent.stdout);
+        assert!(!heard.contains("panicked"), "{threads}: {heard}");
+        match sent.status.code() {
+            Some(0) => {
+                assert_eq!(code, Some(0), "{threads}: {heard}");
+                arrived += 1;
+            }
+            Some(3) => {
+                assert_eq!(code, Some(3), "{threads}: {heard}");
+                assert!(told.contains("raise `ulimit -u`"), "{threads}: {told}");
+                assert!(told.contains("lines scanned: clean"), "{threads}: {told}");
+            }
+            _ => panic!("{threads}: {told} {heard}"),
+        }
+    }
+    assert!(arrived > 0, "with 40 threads it arrives");
+}
