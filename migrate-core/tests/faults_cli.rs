@@ -64,7 +64,7 @@ impl Drop for Receiver {
 fn send(to: &str, state: &Path, args: &[&str]) -> Output {
     let state = state.to_str().unwrap();
     let small = ["send", "--to", to, "--memory", "16MiB", "--rate", "20MB/s", "--linger", "300ms"];
-    vmigrate(&[&small[..], &["--run-on", "200ms", "--state-dir", state], args].concat())
+    vmigrate(&[&small[..], &["--run-on", "800ms", "--state-dir", state], args].concat())
 }
 
 /// Runs vmigrate as a user who may have so many threads; `None` where this one cannot.
@@ -112,4 +112,62 @@ fn a_user_without_threads_is_refused_before_the_guest_is_handed_over() {
         }
     }
     assert!(arrived > 0, "with 40 threads it arrives");
+}
+
+/// A program that runs vmigrate with a directory of 8 KiB at `dir`, and copies its `journal` to
+/// `kept` at the end; `None` where this user may not mount.
+fn with_a_full_disk(dir: &Path, kept: &Path) -> Option<Command> {
+    let mount = format!("mount -t tmpfs -o size=8k tmpfs {}", dir.display());
+    let isolated = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "bash", "-c", script, "-"]);
+        command
+    };
+    let allowed = isolated(&mount).stderr(Stdio::null()).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: this user may not mount");
+        return None;
+    }
+    let (from, to) = (dir.join("journal"), kept.display());
+    let keep = format!("cp {} {to}", from.display());
+    let script = format!("{mount} && {VMIGRATE} \"$@\"; code=$?; {keep} && exit $code");
+    Some(isolated(&script))
+}
+
+/// The journal, as far as it goes, is whole lines that prove nothing wrong.
+fn assert_readable(journal: &Path) {
+    let journal = workload::journal::Journal::read(journal).unwrap();
+    assert!(!journal.beats.is_empty());
+    assert!(verifier::evidence::judge(&journal).breaches.is_empty());
+}
+
+#[test]
+fn a_journal_on_a_full_disk_costs_the_proof_and_not_the_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, kept) = (dir.path().join("disk"), dir.path().join("kept"));
+    std::fs::create_dir(&disk).unwrap();
+    let journal = disk.join("journal");
+    let journal = ["--journal", journal.to_str().unwrap()];
+    let lacks = |said: &str| said.contains("the journal lacks") && said.contains("No space left");
+
+    let Some(full) = with_a_full_disk(&disk, &kept) else { return };
+    let receiver = Receiver::start_by(full, &journal);
+    let sent = send(&receiver.address, dir.path(), &[]);
+    let (code, heard) = receiver.finish();
+    assert!(lacks(&heard) && lacks(&text(&sent.stdout)), "{heard} {}", text(&sent.stdout));
+    assert_eq!((sent.status.code(), code), (Some(4), Some(4)), "{heard}");
+    assert!(heard.contains("INCONCLUSIVE"), "{heard}");
+    assert_readable(&kept);
+
+    let Some(mut full) = with_a_full_disk(&disk, &kept) else { return };
+    let receiver = Receiver::start(&[]);
+    let small = ["send", "--to", &receiver.address, "--memory", "16MiB", "--rate", "20MB/s"];
+    let state = dir.path().to_str().unwrap();
+    let more = ["--run-on", "800ms", "--state-dir", state];
+    let sent = full.args(small).args(more).args(journal).output().unwrap();
+    let said = text(&sent.stdout);
+    assert_eq!(sent.status.code(), Some(4), "{said} {}", text(&sent.stderr));
+    assert!(lacks(&said) && said.contains("INCONCLUSIVE"), "{said}");
+    assert_eq!(receiver.finish().0, Some(0), "it was told nothing of that");
+    assert_readable(&kept);
 }

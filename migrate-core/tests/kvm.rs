@@ -85,7 +85,7 @@ fn guest_code_writes_what_the_verifier_expects() {
         }
         let after = guest.watermarks();
         assert!(after.iter().zip(&before).all(|(a, b)| a > b), "{workload}: {before:?} {after:?}");
-        guest.stop().unwrap();
+        guest.stop();
     }
 }
 
@@ -110,7 +110,8 @@ fn every_policy_moves_a_running_vcpu() {
         let testimony = testify(there.join().unwrap().unwrap().guest);
         // Half-written records stop at one host and are finished at the other.
         let root = migrate_core::guest::stamped::proof::root(guest.region());
-        let (verdict, proof) = judge(began, guest.watermarks(), Some(root), Some(testimony));
+        let lines = guest.workload().lines();
+        let (verdict, proof) = judge(lines, began, guest.watermarks(), Some(root), Some(testimony));
         assert_eq!(verdict, Verdict::Proven, "{policy:?} {workload}: {:?}", proof.reasons);
         assert!(done.report.downtime.state_ms < 100.0, "{:?}", done.report.downtime);
     }
@@ -135,7 +136,7 @@ fn twenty_hops_in_a_row() {
         assert_eq!(shadow.first_scan.as_ref().unwrap().first_fault(), None, "hop {hop}");
         let next = shadow.guest.unwrap();
         assert_eq!(next.started_from(), stunned, "hop {hop}");
-        guest.stop().unwrap();
+        guest.stop();
         guest = next;
         let deadline = Instant::now() + Duration::from_secs(20);
         while guest.watermarks().iter().zip(&stunned).any(|(now, then)| now <= then) {

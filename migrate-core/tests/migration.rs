@@ -71,7 +71,14 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         assert_eq!(arrived.epoch, 1);
         let testimony = testify(arrived.guest);
         let source_root = support::root(guest.region());
-        let (verdict, proof) = judge(began, guest.watermarks(), Some(source_root), Some(testimony));
+        let judged = judge(
+            guest.workload().lines(),
+            began,
+            guest.watermarks(),
+            Some(source_root),
+            Some(testimony),
+        );
+        let (verdict, proof) = judged;
         assert_eq!(verdict, Verdict::Proven, "{workload}: {:?}", proof.reasons);
         assert!(done.report.page_bytes >= spec.memory.0);
         assert!(done.report.downtime.total_ms > 0.0);
@@ -108,7 +115,8 @@ fn what_is_written_after_the_first_look_arrives_as_well() {
         assert_eq!(looked_at, guest.memory().pages(), "{policy:?}: all in that time");
         let testimony = testify(there.join().unwrap().unwrap().guest);
         let root = support::root(guest.region());
-        let (verdict, proof) = judge(vec![0; 2], guest.watermarks(), Some(root), Some(testimony));
+        let (verdict, proof) =
+            judge(16 << 14, vec![0; 2], guest.watermarks(), Some(root), Some(testimony));
         assert_eq!(verdict, Verdict::Proven, "{policy:?}: {:?}", proof.reasons);
     }
 }

@@ -270,7 +270,8 @@ fn testimony(before: &[u64], after: &[u64]) -> Testimony {
     };
     Testimony {
         before_resume: scanned(before),
-        after_run: scanned(after),
+        after_run: Some(scanned(after)),
+        trouble: vec![],
         root: None,
         felt_gap_ms: 1.0,
     }
@@ -278,7 +279,7 @@ fn testimony(before: &[u64], after: &[u64]) -> Testimony {
 
 #[test]
 fn a_start_from_an_older_watermark_is_a_rollback_even_with_matching_memory() {
-    let (verdict, proof) = judge(vec![0], vec![9], None, Some(testimony(&[7], &[12])));
+    let (verdict, proof) = judge(1, vec![0], vec![9], None, Some(testimony(&[7], &[12])));
     assert_eq!(verdict, Verdict::Wrong);
     assert!(proof.reasons[0].starts_with("ROLLBACK"), "{:?}", proof.reasons);
 }
@@ -292,7 +293,7 @@ fn a_writer_that_never_ran_proves_nothing() {
     let began = guest.watermarks();
     send(&mut guest, &settings(address)).unwrap();
     let testimony = support::testify(there.join().unwrap().unwrap().guest);
-    let (verdict, proof) = judge(began, guest.watermarks(), None, Some(testimony));
+    let (verdict, proof) = judge(16 << 14, began, guest.watermarks(), None, Some(testimony));
     assert_eq!(verdict, Verdict::Inconclusive);
     assert!(proof.reasons[0].contains("wrote nothing before the stun"), "{:?}", proof.reasons);
 }
@@ -301,7 +302,34 @@ fn a_writer_that_never_ran_proves_nothing() {
 fn a_root_that_differs_is_wrong_and_silence_proves_nothing() {
     let mut there = testimony(&[9], &[12]);
     there.root = Some("b".to_owned());
-    let (verdict, _) = judge(vec![0], vec![9], Some("a".to_owned()), Some(there));
+    let (verdict, _) = judge(1, vec![0], vec![9], Some("a".to_owned()), Some(there));
     assert_eq!(verdict, Verdict::Wrong);
-    assert_eq!(judge(vec![0], vec![9], None, None).0, Verdict::Inconclusive);
+    assert_eq!(judge(1, vec![0], vec![9], None, None).0, Verdict::Inconclusive);
+}
+
+#[test]
+fn a_look_at_less_than_all_of_memory_proves_nothing() {
+    let judged = |change: fn(&mut Testimony)| {
+        let mut there = testimony(&[9], &[12]);
+        change(&mut there);
+        let (verdict, proof) = judge(1, vec![0], vec![9], None, Some(there));
+        (verdict, proof.reasons.join("; "))
+    };
+    assert_eq!(judged(|_| {}), (Verdict::Proven, String::new()));
+    let inconclusive = |what: &str| (Verdict::Inconclusive, what.to_owned());
+    assert_eq!(
+        judged(|there| there.before_resume.lines = 0),
+        inconclusive("before resume: 0 of 1 lines were looked at")
+    );
+    assert_eq!(
+        judged(|there| there.after_run.as_mut().unwrap().lines = 0),
+        inconclusive("after running on: 0 of 1 lines were looked at")
+    );
+    let (verdict, reasons) = judged(|there| there.after_run = None);
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(reasons.contains("writer 0 wrote nothing at the destination"), "{reasons}");
+    assert_eq!(
+        judged(|there| there.trouble.push("it fell silent".to_owned())),
+        inconclusive("at the destination: it fell silent")
+    );
 }

@@ -140,6 +140,17 @@ pub struct JournalWriter {
     /// The start line, and when it was sent last; `None` on a host that goes on with a journal.
     start: Option<(String, Instant)>,
     sent: u64,
+    incomplete: Option<Incomplete>,
+}
+
+/// What a journal lacks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the journal lacks {lost} heartbeats: {why}")]
+pub struct Incomplete {
+    /// Beats that could not be written.
+    pub lost: u64,
+    /// What kept the first of them from it.
+    pub why: String,
 }
 
 /// Over a link that may lose it, the start line is sent this often.
@@ -159,7 +170,8 @@ impl JournalWriter {
         let mut outlet = Outlet::open(address)?;
         outlet.truncate()?;
         outlet.send(&line)?;
-        Ok(Self { outlet, run, start: Some((line, Instant::now())), sent: 0 })
+        let start = Some((line, Instant::now()));
+        Ok(Self { outlet, run, start, sent: 0, incomplete: None })
     }
 
     /// Starts the journal of a new run in a file or a pipe.
@@ -176,7 +188,7 @@ impl JournalWriter {
     /// The file cannot be opened.
     pub fn append(path: &Path, run: RunId) -> Result<Self, JournalError> {
         let outlet = Outlet::open(&OutletAddress::File(path.to_owned()))?;
-        Ok(Self { outlet, run, start: None, sent: 0 })
+        Ok(Self { outlet, run, start: None, sent: 0, incomplete: None })
     }
 
     /// Describes the run in a journal that another host may have started, so that what stands here
@@ -188,11 +200,26 @@ impl JournalWriter {
         self.outlet.send(&start_line(self.run, spec))
     }
 
-    /// Adds one beat, numbered, and stamped with this machine's clock.
+    /// Adds one beat, numbered, and stamped with this machine's clock. A guest does not fail because
+    /// its journal does: a beat that cannot be written is counted, and leaves a hole in the numbers.
+    pub fn beat(&mut self, beat: &Beat) {
+        if let Err(error) = self.try_beat(beat) {
+            let why = error.to_string();
+            self.incomplete.get_or_insert(Incomplete { lost: 0, why }).lost += 1;
+        }
+    }
+
+    /// Whether every beat was written, as far as that can be told.
     ///
     /// # Errors
-    /// The line could not be written whole, where that can be told.
-    pub fn beat(&mut self, beat: &Beat) -> Result<(), JournalError> {
+    /// [`Incomplete`] says what is missing.
+    pub fn complete(&self) -> Result<(), Incomplete> {
+        self.incomplete.clone().map_or(Ok(()), Err)
+    }
+
+    fn try_beat(&mut self, beat: &Beat) -> Result<(), JournalError> {
+        let number = self.sent;
+        self.sent += 1;
         if self.outlet.may_lose()
             && let Some((line, sent)) = &mut self.start
             && sent.elapsed() >= START_INTERVAL
@@ -200,8 +227,7 @@ impl JournalWriter {
             self.outlet.send(line)?;
             *sent = Instant::now();
         }
-        let beat = Beat { number: self.sent, journal_ns: realtime_ns(), ..*beat };
-        self.sent += 1;
+        let beat = Beat { number, journal_ns: realtime_ns(), ..*beat };
         self.outlet.send(&sealed(&text(self.run, &beat)))
     }
 
@@ -431,7 +457,7 @@ mod tests {
                 guest_ns: 5,
                 journal_ns: 0,
             };
-            journal.beat(&beat).unwrap();
+            journal.beat(&beat);
         }
         (dir, path)
     }

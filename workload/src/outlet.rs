@@ -1,11 +1,12 @@
 //! How heartbeats leave a guest: a file or pipe, a serial line, UDP, a Unix socket.
 //!
-//! Files and pipes must take every line; a link may lose some. What is lost there is seen from the
-//! numbers of the lines that arrive, so a guest never fails because nobody listens.
+//! Files and pipes are to take every line; a link may lose some. What is lost there is seen from the
+//! numbers of the lines that arrive, so a guest never fails because nobody listens. Lines stand
+//! alone: of one that a full disk took in part nothing is left.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ pub(crate) struct Outlet {
     address: OutletAddress,
     link: Link,
     refused: u64,
+    /// Part of a line is out and could not be taken back.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +88,7 @@ impl Outlet {
             }
         };
         let link = link.map_err(|e| failed(address, "open", e))?;
-        Ok(Self { address: address.clone(), link, refused: 0 })
+        Ok(Self { address: address.clone(), link, refused: 0, torn: false })
     }
 
     /// Empties a file. Not pipes and links: they have nothing to empty.
@@ -113,7 +116,8 @@ impl Outlet {
         let bytes = line.as_bytes();
         let sent = match &mut self.link {
             Link::File(file) => {
-                return file.write_all(bytes).map_err(|e| failed(&self.address, "write", e));
+                return write_line(file, bytes, &mut self.torn)
+                    .map_err(|e| failed(&self.address, "write", e));
             }
             Link::Serial(file) => file.write_all(bytes),
             Link::Udp(socket) => socket.send(bytes).map(drop),
@@ -123,6 +127,38 @@ impl Outlet {
         self.refused += u64::from(sent.is_err());
         Ok(())
     }
+}
+
+/// Writes a line whole, or nothing of it where the file allows that; what remains torn is ended
+/// before the next line.
+fn write_line(file: &mut File, line: &[u8], torn: &mut bool) -> io::Result<()> {
+    if *torn {
+        file.write_all(b"\n")?;
+        *torn = false;
+    }
+    let mut written = 0;
+    while written < line.len() {
+        match file.write(&line[written..]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => written += bytes,
+            Err(e) => {
+                *torn = written > 0 && !take_back(file, written as u64);
+                return Err(e);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Cuts the last `bytes` that we wrote, unless somebody has written behind them.
+fn take_back(file: &mut File, bytes: u64) -> bool {
+    let ours_until = file.stream_position();
+    let cut = ours_until.and_then(|end| match file.metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() == end => file.set_len(end - bytes),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    });
+    cut.is_ok()
 }
 
 fn failed(address: &OutletAddress, doing: &'static str, source: io::Error) -> JournalError {

@@ -121,7 +121,8 @@ pub fn testify(mut shadow: StampedShadow) -> Testimony {
     std::thread::sleep(Duration::from_millis(300));
     Testimony {
         before_resume: shadow.first_scan.take().unwrap(),
-        after_run: guest.scan().unwrap(),
+        after_run: Some(guest.scan().unwrap()),
+        trouble: vec![],
         root: shadow.root.take(),
         felt_gap_ms: 0.0,
     }

@@ -45,7 +45,7 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
     memory.fill(&workload, |_| {});
     let mut log = JournalWriter::create(&journal, run, &spec).unwrap();
     let watermarks = Watermarks::new(&[0, 0]);
-    beat(&watermarks, 0, Motion::Running, &mut log).unwrap();
+    beat(&watermarks, 0, Motion::Running, &mut log);
     for index in 0..2 {
         Writer::new(workload.clone(), memory.clone(), watermarks.clone(), index).run(
             Pace::Unlimited,
@@ -53,7 +53,7 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
             operations,
         );
     }
-    beat(&watermarks, 0, Motion::AtRest, &mut log).unwrap();
+    beat(&watermarks, 0, Motion::AtRest, &mut log);
     Files { directory, region, journal }
 }
 

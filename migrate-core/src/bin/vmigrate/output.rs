@@ -35,6 +35,8 @@ pub(crate) struct RunReport {
     pub(crate) rate_achieved: f64,
     /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about memory where the guest runs now.
     pub(crate) verdict: String,
+    /// What the source's own evidence lacks or shows; what speaks against the proof stands there.
+    pub(crate) reasons: Vec<String>,
     /// Exit code of the command.
     pub(crate) exit_code: u8,
     /// Every attempt, the last one last.
@@ -235,6 +237,9 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
     if let Some(scan) = &run.source_scan {
         let state = scan.first_fault().unwrap_or_else(|| "clean".to_owned());
         writeln!(out, "  source    guest ran on here; {} lines scanned: {state}", scan.lines)?;
+    }
+    for reason in &run.reasons {
+        writeln!(out, "  reason    {reason}")?;
     }
     writeln!(out, "  verdict   {}", run.verdict)?;
     Ok(())

@@ -84,22 +84,26 @@ fn prove(
     console: &Console,
 ) -> anyhow::Result<(Verdict, ReceiveReport)> {
     let mut shadow = arrived.guest;
-    if let Err(error) = shadow.await_running() {
-        console.say(&error.to_string());
-    }
+    // What goes wrong with the guest from here on is told, and never ends it.
+    let mut trouble: Vec<String> =
+        shadow.await_running().err().iter().map(ToString::to_string).collect();
     let mut guest = shadow.guest.context("the guest does not run")?;
     let run_on = Duration::from_millis(shadow.description.run_on_ms);
     let start = Instant::now();
     while start.elapsed() < run_on && !console.interrupted() {
         std::thread::sleep(Duration::from_millis(20).min(run_on));
     }
+    let after_run = guest.scan().map_err(|error| trouble.push(error.to_string())).ok();
+    let lines = guest.workload().lines();
+    let ended = guest.stop();
+    trouble.extend(ended.trouble.iter().map(ToString::to_string));
     let testimony = Testimony {
         before_resume: shadow.first_scan.context("the guest was not inspected")?,
-        after_run: guest.scan()?,
+        after_run,
+        trouble,
         root: shadow.root,
         felt_gap_ms: shadow.felt_gap.unwrap_or_default().as_secs_f64() * 1e3,
     };
-    guest.stop()?;
     if let Err(error) = arrived.control.send(&serde_json::to_vec(&testimony)?) {
         console.say(&format!("the source will not hear of the proof: {error}"));
     }
@@ -107,7 +111,7 @@ fn prove(
     // written at all, be whole, and go on writing.
     let first = testimony.before_resume.watermarks.clone();
     let began = first.iter().map(|w| w.saturating_sub(1)).collect();
-    let (verdict, proof) = judge(began, first.clone(), None, Some(testimony.clone()));
+    let (verdict, proof) = judge(lines, began, first.clone(), None, Some(testimony.clone()));
     let report = ReceiveReport {
         schema: SCHEMA,
         migration: arrived.migration.to_string(),
@@ -130,8 +134,13 @@ fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<()> {
         writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
         writeln!(
             out,
-            "scanned   {} lines before resume at {:?}, again at {:?}",
-            t.before_resume.lines, t.before_resume.watermarks, t.after_run.watermarks
+            "scanned   {} lines before resume at {:?}, {}",
+            t.before_resume.lines,
+            t.before_resume.watermarks,
+            match &t.after_run {
+                Some(again) => format!("again at {:?}", again.watermarks),
+                None => "and not again".to_owned(),
+            }
         )?;
         for reason in &report.reasons {
             writeln!(out, "reason    {reason}")?;

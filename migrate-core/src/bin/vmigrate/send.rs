@@ -328,6 +328,7 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         rate_wanted: Some(plan.rate.0),
         rate_achieved: 0.0,
         verdict: String::new(),
+        reasons: Vec::new(),
         exit_code: 0,
         attempts,
         proof: None,
@@ -363,24 +364,34 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         report.optimality =
             report.attempts.last().and_then(|last| optimality(&guest, last, &timeline));
     }
-    let during = guest.stop()?;
+    let ended = guest.stop();
+    report.reasons.extend(ended.trouble.iter().map(ToString::to_string));
+    let during = ended.stats;
     if let (Some(last), true) = (report.attempts.last(), result.is_ok()) {
         let per_s = plan.rate.0 as f64 / record as f64;
         let vcpus = plan.spec.writers as usize;
         let cost = GuestCost::of(last, (&before, &during), &timeline, Some(per_s), vcpus);
         report.guest = Some(cost);
     }
-    let verdict = match &plan.journal {
-        Some(path) => {
-            let evidence = evidence::judge(&Journal::read(path)?);
+    let mut verdict = match report.reasons.is_empty() {
+        true => verdict,
+        false => verdict.and(Verdict::Inconclusive),
+    };
+    match plan.journal.as_deref().map(Journal::read) {
+        Some(Ok(journal)) => {
+            let evidence = evidence::judge(&journal);
             report.journal_gap_ms = Some(evidence.longest_gap_ms);
-            match evidence.breaches.is_empty() {
-                true => verdict,
-                false => Verdict::Wrong,
+            for breach in &evidence.breaches {
+                verdict = Verdict::Wrong;
+                report.reasons.push(breach.to_string());
             }
         }
-        None => verdict,
-    };
+        Some(Err(error)) => {
+            verdict = verdict.and(Verdict::Inconclusive);
+            report.reasons.push(error.to_string());
+        }
+        None => {}
+    }
     report.verdict = verdict.to_string();
     report.exit_code = exit_code(verdict, result.as_ref().err());
     Ok(report)
@@ -431,7 +442,7 @@ fn hear(
             }
         }
     });
-    proof::judge(began.to_vec(), stunned, root, testimony)
+    proof::judge(guest.workload().lines(), began.to_vec(), stunned, root, testimony)
 }
 
 /// After a failure: the guest goes on here for a while, and is then checked.

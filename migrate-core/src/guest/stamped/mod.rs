@@ -201,7 +201,7 @@ impl StampedGuest {
     /// Ends a guest that was held and never ran; what is left is its journal.
     fn take_down(mut self) -> Option<JournalWriter> {
         let _ = self.machine.halt();
-        self.heart.take().and_then(|heart| heart.stop().ok())
+        self.heart.take().map(Heart::stop)
     }
 
     /// What it writes.
@@ -269,17 +269,27 @@ impl StampedGuest {
         Gauge::start(self.watermarks.clone())
     }
 
-    /// Ends the guest; returns what its writers did here, since they were asked last.
-    ///
-    /// # Errors
-    /// A writer died, or the journal is not complete.
-    pub fn stop(mut self) -> Result<Stats, GuestError> {
-        let stats = self.machine.halt();
-        if let Some(heart) = self.heart.take() {
-            heart.stop().map_err(|e| GuestError::new("finish the journal", e))?;
+    /// Ends the guest.
+    pub fn stop(mut self) -> Ended {
+        let mut trouble = Vec::new();
+        let stats = self.machine.halt().unwrap_or_else(|error| {
+            trouble.push(error);
+            Stats::default()
+        });
+        if let Some(Err(incomplete)) = self.heart.take().map(|heart| heart.stop().complete()) {
+            trouble.push(GuestError::new("keep the journal", incomplete));
         }
-        stats
+        Ended { stats, trouble }
     }
+}
+
+/// What is left of a guest that was ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What its writers did here, since they were asked last.
+    pub stats: Stats,
+    /// What its evidence lacks: a writer that died, a journal that is not complete.
+    pub trouble: Vec<GuestError>,
 }
 
 impl Drop for StampedGuest {

@@ -77,8 +77,11 @@ impl Scanned {
 pub struct Testimony {
     /// All lines, before any writer ran.
     pub before_resume: Scanned,
-    /// All lines, after the writers ran on for a while.
-    pub after_run: Scanned,
+    /// All lines, after the writers ran on for a while; null if they could not be looked at.
+    pub after_run: Option<Scanned>,
+    /// What went wrong with the guest there, or with its evidence.
+    #[serde(default)]
+    pub trouble: Vec<String>,
     /// SHA-256 root of memory before any writer ran, in audit mode.
     pub root: Option<String>,
     /// From the last vCPU standing still to the first running, by the hosts' wall clocks.
@@ -100,8 +103,9 @@ pub struct Proof {
     pub testimony: Option<Testimony>,
 }
 
-/// Judges a migration by what both hosts saw.
+/// Judges a migration by what both hosts saw; `lines` is how many memory has.
 pub fn judge(
+    lines: u64,
     began: Vec<u64>,
     stunned: Vec<u64>,
     source_root: Option<String>,
@@ -131,14 +135,24 @@ pub fn judge(
                     format!("{name}: stopped at {stunned:?}, went on from {first:?}"),
                 );
             }
-            for (when, scanned) in
-                [("before resume", &t.before_resume), ("after running on", &t.after_run)]
-            {
-                if let Some(fault) = scanned.first_fault() {
+            for trouble in &t.trouble {
+                object(Verdict::Inconclusive, format!("at the destination: {trouble}"));
+            }
+            for (when, scanned) in [
+                ("before resume", Some(&t.before_resume)),
+                ("after running on", t.after_run.as_ref()),
+            ] {
+                let looked_at = scanned.map_or(0, |scanned| scanned.lines);
+                if looked_at != lines {
+                    let what = format!("{when}: {looked_at} of {lines} lines were looked at");
+                    object(Verdict::Inconclusive, what);
+                }
+                if let Some(fault) = scanned.and_then(Scanned::first_fault) {
                     object(Verdict::Wrong, format!("{when}: {fault}"));
                 }
             }
-            for writer in idle(first, &t.after_run.watermarks) {
+            let last = t.after_run.as_ref().map_or(first, |scanned| &scanned.watermarks);
+            for writer in idle(first, last) {
                 object(
                     Verdict::Inconclusive,
                     format!("writer {writer} wrote nothing at the destination"),

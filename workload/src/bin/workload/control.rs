@@ -182,9 +182,9 @@ fn scan(guest: &Guest, run: RunId) -> anyhow::Result<String> {
 fn write_journal(path: &Path, guest: &Guest, run: RunId) -> anyhow::Result<()> {
     let mut journal = JournalWriter::create(path, run, guest.workload.spec())?;
     let fill = workload::writer::Watermarks::new(&vec![0; guest.workload.shares().len()]);
-    heartbeat::beat(&fill, 0, Motion::Running, &mut journal)?;
-    heartbeat::beat(&guest.watermarks, 0, Motion::AtRest, &mut journal)?;
-    Ok(())
+    heartbeat::beat(&fill, 0, Motion::Running, &mut journal);
+    heartbeat::beat(&guest.watermarks, 0, Motion::AtRest, &mut journal);
+    Ok(journal.complete()?)
 }
 
 /// Lines of at most [`COMMAND_BYTES_MAX`] bytes; what is longer is cut there.

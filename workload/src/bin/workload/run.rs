@@ -168,7 +168,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
     if let Some(journal) = &mut journal {
         let fill = Watermarks::new(&vec![0; spec.writers as usize]);
-        heartbeat::beat(&fill, 0, Motion::Running, journal)?;
+        heartbeat::beat(&fill, 0, Motion::Running, journal);
     }
     let before_write = match args.check_before_write {
         true => BeforeWrite::Check,
@@ -190,13 +190,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let stats = guest.stop()?;
     let seconds = start.elapsed().as_secs_f64();
     let felt = watch.stop();
-    let refused = match heart {
+    let (refused, incomplete) = match heart {
         Some(heart) => {
-            let mut journal = heart.stop().context("the journal is not complete")?;
-            heartbeat::beat(&watermarks, 0, Motion::AtRest, &mut journal)?;
-            journal.refused()
+            let mut journal = heart.stop();
+            heartbeat::beat(&watermarks, 0, Motion::AtRest, &mut journal);
+            let incomplete = journal.complete().err();
+            (journal.refused() + incomplete.as_ref().map_or(0, |i| i.lost), incomplete)
         }
-        None => 0,
+        None => (0, None),
     };
     let windows = pages.finish()?;
     let what = WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds };
@@ -210,7 +211,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         }
         false => summary.print(&mut out)?,
     }
-    Ok(if stats.findings > 0 { exit::WRONG } else { exit::PROVEN })
+    if let Some(incomplete) = &incomplete {
+        eprintln!("workload: {incomplete}");
+    }
+    Ok(match incomplete {
+        _ if stats.findings > 0 => exit::WRONG,
+        Some(_) => exit::INCONCLUSIVE,
+        None => exit::PROVEN,
+    })
 }
 
 /// Watches the guest until it is over: samples for the timeline, commands, progress.
