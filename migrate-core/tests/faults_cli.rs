@@ -171,3 +171,29 @@ fn a_journal_on_a_full_disk_costs_the_proof_and_not_the_guest() {
     assert_eq!(receiver.finish().0, Some(0), "it was told nothing of that");
     assert_readable(&kept);
 }
+
+#[test]
+fn a_trace_is_found_by_its_checksum_in_the_folder_that_the_receiver_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sent_from, traces) = (dir.path().join("here"), dir.path().join("traces"));
+    std::fs::create_dir(&traces).unwrap();
+    // Pages of both writers of 16 MiB, a few of them again and again.
+    let intervals = vec![vec![0..900, 3000..3900], vec![5..10, 4000..4005]];
+    let trace = workload::trace::Trace { pages: 4096, interval_ns: 1000, intervals, sum: 0 };
+    trace.write(&sent_from).unwrap();
+    let workload = format!("trace,file={}", sent_from.display());
+
+    let receiver = Receiver::start(&[]);
+    let sent = send(&receiver.address, dir.path(), &["--workload", &workload]);
+    let told = text(&sent.stdout);
+    assert_eq!((sent.status.code(), receiver.finish().0), (Some(3), Some(3)), "{told}");
+    assert!(told.contains("--traces DIR") && told.contains("lines scanned: clean"), "{told}");
+
+    // There under another name; what the description names is not there at all.
+    std::fs::copy(&sent_from, traces.join("copied")).unwrap();
+    let receiver = Receiver::start(&["--traces", traces.to_str().unwrap()]);
+    let sent = send(&receiver.address, dir.path(), &["--workload", &workload]);
+    let (code, heard) = receiver.finish();
+    let told = text(&sent.stdout);
+    assert_eq!((sent.status.code(), code), (Some(0), Some(0)), "{told} {heard}");
+}

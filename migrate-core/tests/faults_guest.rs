@@ -132,7 +132,7 @@ fn a_prepared_guest_can_be_prepared_again() {
         let mut guest = guest(kind, &spec, Some(2_000_000));
         let dir = tempfile::tempdir().unwrap();
         let journal = dir.path().join("journal");
-        let mut factory = StampedFactory { journal: Some(journal.clone()) };
+        let mut factory = StampedFactory { journal: Some(journal.clone()), traces: None };
         let (mut shadow, mut state) = moved(&mut guest, &mut factory);
         for _ in 0..3 {
             up_to_ready(&mut shadow, &state).unwrap();
@@ -191,4 +191,58 @@ fn a_look_can_be_called_off() {
     let error = look.join().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "inspect the guest: cancelled");
     assert!(told.elapsed() < Duration::from_millis(100), "took {:?}", told.elapsed());
+}
+
+#[test]
+fn watermarks_that_no_guest_has_are_refused_before_anything_is_computed() {
+    let mut spec = spec(8);
+    for workload in ["iid", "stream"] {
+        spec.workload = workload.parse().unwrap();
+        let guest = guest(MachineKind::Process, &spec, Some(16_000_000));
+        let absurd: Edit = |s| s["watermarks"][1] = (1u64 << 60).into();
+        refused_before_ready(guest, absurd, "writer 1 is said to have done 1152921504606846976");
+    }
+}
+
+/// As far as a guest that draws at random gets in a few seconds of full speed.
+#[test]
+fn a_guest_of_many_random_operations_arrives() {
+    let mut spec = spec(8);
+    spec.workload = "zipf,record=64".parse().unwrap();
+    let mut guest = guest(MachineKind::Process, &spec, None);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while guest.watermarks().iter().sum::<u64>() < 200_000_000 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", guest.watermarks());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (mut shadow, state) = moved(&mut guest, &mut StampedFactory::default());
+    up_to_ready(&mut shadow, &state).unwrap();
+    assert_runs(&mut shadow);
+}
+
+#[test]
+fn descriptions_that_cannot_be_are_refused() {
+    let guest = guest(MachineKind::Process, &spec(8), Some(16_000_000));
+    let pages = guest.memory().pages();
+    let refused = |edit: Edit, pages: u64, says: &str| {
+        let mut description = serde_json::from_slice(&guest.description()).unwrap();
+        edit(&mut description);
+        let description = serde_json::to_vec(&description).unwrap();
+        let error = StampedFactory::default().create(&description, pages).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    };
+    refused(|d| d["rate"] = 0.into(), pages, "a rate of 0");
+    refused(|d| d["run_on_ms"] = u64::MAX.into(), pages, "before it is proven");
+    refused(|d| d["spec"]["memory"] = (u64::MAX - 4095).into(), pages, "not of the announced size");
+    refused(|d| d["machine"] = "kvm".into(), pages, "not of the announced size");
+    refused(|_| {}, u64::MAX, "not of the announced size");
+    refused(|_| {}, 1 << 40, "this machine has");
+    refused(
+        |d| d["spec"]["workload"] = "stream,on=1ns,off=500years".into(),
+        pages,
+        "at most a day",
+    );
+    let trace: Edit =
+        |d| d["spec"]["workload"] = "trace,file=/dev/zero,sum=0123456789abcdef".into();
+    refused(trace, pages, "name a folder that holds it");
 }

@@ -7,7 +7,7 @@ use workload::cores;
 use workload::generations::{Generations, find_operations};
 use workload::line::{Generation, ZERO_LINE};
 use workload::pattern::{Operation, Slot};
-use workload::spec::{Share, Workload};
+use workload::spec::Workload;
 use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
 
 /// Most pages whose slots' histories are replayed: enough to name what is wrong with a gigabyte.
@@ -44,7 +44,7 @@ impl Expected {
     ) -> Result<Self, Cancelled> {
         let shares = workload.shares();
         assert_eq!(watermarks.len(), shares.len(), "one watermark per writer");
-        watch.expect(replayed(workload, watermarks));
+        watch.expect(workload.replayed_operations(watermarks));
         let generations = cores::map(shares.len() as u64, |writer| {
             let (share, watermark) = (&shares[writer as usize], watermarks[writer as usize]);
             Generations::replay(&share.pattern, share.slots, watermark, watch)
@@ -95,7 +95,7 @@ impl Expected {
         pages: &[u64],
         watch: &dyn Watch,
     ) -> Result<(), Cancelled> {
-        watch.expect(self.watermarks().iter().sum());
+        watch.expect(workload.replayed_operations(&self.watermarks()));
         let mut slots = vec![HashSet::new(); workload.shares().len()];
         for page in pages {
             let writer = workload.owner(*page);
@@ -125,11 +125,4 @@ impl Expected {
         let operations = self.history.as_ref()?[writer].get(&slot)?;
         operations.get(usize::try_from(generation.checked_sub(1)?).ok()?).copied()
     }
-}
-
-/// How many operations have to be replayed to know memory at `watermarks`.
-fn replayed(workload: &Workload, watermarks: &[Operation]) -> u64 {
-    let replayed = |share: &Share| !share.pattern.is_closed_form();
-    let shares = workload.shares().iter().zip(watermarks);
-    shares.filter(|(share, _)| replayed(share)).map(|(_, watermark)| watermark).sum()
 }

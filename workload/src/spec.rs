@@ -4,12 +4,13 @@
 //! from which every address, generation and line follows.
 
 use std::ops::Range;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::content::{Content, SlotAddress};
 use crate::line::{Generation, Line, LineAddress, StampKey, mix};
-use crate::pattern::{Ground, Pattern, PatternError, Slot};
+use crate::pattern::{Ground, Operation, Pattern, PatternError, Slot};
 use crate::profile::{PatternSpec, Profile};
 use crate::region::Region;
 use crate::trace::{Trace, TraceError};
@@ -18,6 +19,22 @@ use crate::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
 
 /// Most writers a region may have.
 pub const WRITERS_MAX: u32 = 1024;
+/// Most operations of a writer: ten million a second for most of a year.
+pub const OPERATIONS_MAX: Operation = 1 << 48;
+/// Most operations, of all writers together, that are replayed to know memory: a quarter of an hour
+/// on the cores of a desk.
+pub const REPLAYED_OPERATIONS_MAX: Operation = 1 << 36;
+
+/// Where the trace that a pattern replays is read from.
+#[derive(Clone, Copy, Debug)]
+pub enum Traces<'a> {
+    /// From the path that the pattern names: for a spec of one's own.
+    Named,
+    /// From the file in this folder that has its checksum: for a spec that somebody else sent.
+    Folder(&'a Path),
+    /// From nowhere.
+    None,
+}
 
 /// A run, as read from a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,9 +94,51 @@ pub enum SpecError {
         /// Bytes of the trace's memory.
         trace_bytes: u64,
     },
+    /// A trace that is known by its path alone.
+    #[error("the workload does not say by a checksum which trace it replays")]
+    Unpinned,
+    /// A trace that nobody said where to look for.
+    #[error(
+        "the workload replays the trace with checksum {sum:016x}; name a folder that holds it (vmigrate receive --traces DIR)"
+    )]
+    NoTraces {
+        /// XXH3-64 of the trace.
+        sum: u64,
+    },
     /// Not the trace that the run used.
     #[error("trace {0} is not the one that the run replayed: its checksum differs")]
     OtherTrace(String),
+}
+
+/// Watermarks that no run of this workload has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatermarkError {
+    /// Not one for each writer.
+    #[error("there are {found} watermarks for {writers} writers")]
+    Count {
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        writers: usize,
+    },
+    /// More operations than any writer does.
+    #[error(
+        "writer {writer} is said to have done {operations} operations; at most {OPERATIONS_MAX} are believed"
+    )]
+    Operations {
+        /// Which writer.
+        writer: usize,
+        /// Its watermark.
+        operations: Operation,
+    },
+    /// More operations than anybody would replay.
+    #[error(
+        "the writers are said to have done {operations} operations that must be replayed to know memory; at most {REPLAYED_OPERATIONS_MAX} are"
+    )]
+    Replay {
+        /// Of all writers together.
+        operations: Operation,
+    },
 }
 
 /// One writer's share of the region.
@@ -132,6 +191,14 @@ impl WorkloadSpec {
     /// # Errors
     /// [`SpecError`] names the setting that cannot be.
     pub fn resolve(&self) -> Result<Workload, SpecError> {
+        self.resolve_with(Traces::Named)
+    }
+
+    /// The same, its trace read from where `traces` says.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the setting that cannot be.
+    pub fn resolve_with(&self, traces: Traces<'_>) -> Result<Workload, SpecError> {
         let mut spec = self.clone();
         let record = self.workload.record.0;
         if self.memory.0 == 0 || !self.memory.0.is_multiple_of(PAGE_BYTES) {
@@ -142,7 +209,7 @@ impl WorkloadSpec {
         }
         self.workload.check().map_err(SpecError::Profile)?;
         let pages = self.memory.0 / PAGE_BYTES;
-        let trace = read_trace(&mut spec.workload.pattern, pages)?;
+        let trace = read_trace(&mut spec.workload.pattern, pages, traces)?;
         let layout = match self.workload.pattern {
             PatternSpec::Touch => Layout::LinePerPage,
             _ => Layout::Packed,
@@ -182,9 +249,18 @@ impl WorkloadSpec {
 }
 
 /// Reads the trace that a pattern replays, and pins its checksum.
-fn read_trace(pattern: &mut PatternSpec, pages: u64) -> Result<Option<Trace>, SpecError> {
+fn read_trace(
+    pattern: &mut PatternSpec,
+    pages: u64,
+    traces: Traces<'_>,
+) -> Result<Option<Trace>, SpecError> {
     let PatternSpec::Trace { file, sum } = pattern else { return Ok(None) };
-    let trace = Trace::read(file)?;
+    let trace = match (traces, *sum) {
+        (Traces::Named, _) => Trace::read(file)?,
+        (_, None) => return Err(SpecError::Unpinned),
+        (Traces::Folder(folder), Some(sum)) => Trace::find(folder, sum)?,
+        (Traces::None, Some(sum)) => return Err(SpecError::NoTraces { sum }),
+    };
     let name = file.display().to_string();
     if trace.pages != pages {
         return Err(SpecError::TraceSize {
@@ -219,6 +295,33 @@ impl Workload {
     /// Lines of the whole region.
     pub fn lines(&self) -> u64 {
         self.spec.memory.0 / LINE_BYTES
+    }
+
+    /// Checks watermarks that somebody else names, before anything is computed from them.
+    ///
+    /// # Errors
+    /// [`WatermarkError`] says which limit they exceed.
+    pub fn check_watermarks(&self, watermarks: &[Operation]) -> Result<(), WatermarkError> {
+        let writers = self.shares.len();
+        if watermarks.len() != writers {
+            return Err(WatermarkError::Count { found: watermarks.len(), writers });
+        }
+        let absurd = watermarks.iter().position(|operations| *operations > OPERATIONS_MAX);
+        if let Some(writer) = absurd {
+            return Err(WatermarkError::Operations { writer, operations: watermarks[writer] });
+        }
+        let operations = self.replayed_operations(watermarks);
+        match operations > REPLAYED_OPERATIONS_MAX {
+            true => Err(WatermarkError::Replay { operations }),
+            false => Ok(()),
+        }
+    }
+
+    /// How many operations have to be replayed to know memory at `watermarks`.
+    pub fn replayed_operations(&self, watermarks: &[Operation]) -> Operation {
+        let shares = self.shares.iter().zip(watermarks);
+        let replayed = shares.filter(|(share, _)| !share.pattern.is_closed_form());
+        replayed.fold(0, |sum, (_, watermark)| sum.saturating_add(*watermark))
     }
 
     /// Which writer owns `page`.
@@ -401,6 +504,39 @@ mod tests {
                 prop_assert_eq!(next, (page + 1) * PAGE_LINES);
             }
         }
+    }
+
+    #[test]
+    fn watermarks_that_no_run_has_are_refused() {
+        let check = |name: &str, watermarks: &[u64]| {
+            spec(name).resolve().unwrap().check_watermarks(watermarks)
+        };
+        // An hour of a guest that writes as fast as it can.
+        assert_eq!(check("zipf,record=64", &[1 << 35, 200_000_000]), Ok(()));
+        assert_eq!(check("stream", &[1 << 47, 5]), Ok(()));
+        let operations = 1 << 60;
+        let absurd = Err(WatermarkError::Operations { writer: 1, operations });
+        assert_eq!(check("iid", &[5, operations]), absurd);
+        assert_eq!(check("stream", &[5, operations]), absurd);
+        let operations = 1 << 37;
+        assert_eq!(check("iid", &[1 << 36, 1 << 36]), Err(WatermarkError::Replay { operations }));
+        let count = WatermarkError::Count { found: 1, writers: 2 };
+        assert_eq!(check("stream", &[5]), Err(count));
+    }
+
+    #[test]
+    fn a_trace_of_somebody_else_is_never_opened_by_its_path() {
+        let theirs = |text: &str, traces| {
+            let spec = spec(&format!("trace,file=/dev/zero{text}"));
+            spec.resolve_with(traces).unwrap_err().to_string()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        assert!(theirs("", Traces::Folder(dir.path())).contains("does not say by a checksum"));
+        let pinned = ",sum=0123456789abcdef";
+        assert!(theirs(pinned, Traces::None).contains("--traces DIR"));
+        let error = theirs(pinned, Traces::Folder(dir.path()));
+        assert!(error.contains("no trace in") && error.contains("0123456789abcdef"), "{error}");
+        assert!(theirs(pinned, Traces::Named).contains("not a regular file"));
     }
 
     #[test]

@@ -6,12 +6,16 @@
 //! end <intervals> <XXH3-64 of every byte before this line, 16 hexadecimal digits>
 //! ```
 //!
+//! A spec of one's own names its trace by path, one that somebody else sent by checksum only.
+//! Whatever is read is a regular file of bounded size: a device or a pipe has no end.
+//!
 //! The format and the two ways to make one (recording, and converting the bitmaps that
 //! hypervisors log) are this module's; replay is [`pattern`](crate::pattern)'s.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -21,6 +25,14 @@ const MAGIC: &str = "vmigrate-trace 1";
 const VISITS_MAX: u64 = 1 << 27;
 /// Longest line that a reader accepts.
 const LINE_BYTES_MAX: u64 = 256 << 20;
+/// Largest file that a reader accepts: as many page visits as there may be, in eight bytes each.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Most intervals that a trace may have.
+const INTERVALS_MAX: usize = 1 << 24;
+/// Most files of a folder that are looked at.
+const FOLDER_FILES_MAX: usize = 4096;
+/// As much of a file's end as holds its end line.
+const END_BYTES: u64 = 64;
 
 /// Why a trace cannot be read, written or used.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +46,28 @@ pub enum TraceError {
         doing: &'static str,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A device, a pipe or a directory.
+    #[error("trace {} is not a regular file", path.display())]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+    },
+    /// More than a trace has.
+    #[error("trace {} has {bytes} bytes; at most {FILE_BYTES_MAX} are read", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// No file of a folder is that trace.
+    #[error("no trace in {} has the checksum {sum:016x}; copy the trace there that the run replays", folder.display())]
+    NotThere {
+        /// The folder.
+        folder: PathBuf,
+        /// XXH3-64 of the trace.
+        sum: u64,
     },
     /// Not what was written.
     #[error("trace {}: line {line} {what}", path.display())]
@@ -88,7 +122,12 @@ impl Trace {
     /// # Errors
     /// [`TraceError`] names the first line that cannot be.
     pub fn read(path: &Path) -> Result<Self, TraceError> {
-        let mut reader = BufReader::new(File::open(path).map_err(io_error(path, "open"))?);
+        let (file, bytes) = open(path)?;
+        if bytes > FILE_BYTES_MAX {
+            return Err(TraceError::TooLarge { path: path.to_owned(), bytes });
+        }
+        // It may grow while it is read.
+        let mut reader = BufReader::new(file.take(FILE_BYTES_MAX));
         let mut hash = Xxh3::new();
         let mut trace: Option<Self> = None;
         let (mut visits, mut line) = (0, String::new());
@@ -130,10 +169,32 @@ impl Trace {
             if visits > VISITS_MAX {
                 return Err(format("makes the trace too long: at most 134217728 page visits"));
             }
+            if trace.intervals.len() == INTERVALS_MAX {
+                return Err(format("makes the trace too long: at most 16777216 intervals"));
+            }
             trace.intervals.push(runs);
             hash.update(line.as_bytes());
         }
         unreachable!("line numbers do not end")
+    }
+
+    /// The trace in `folder` whose checksum is `sum`.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn find(folder: &Path, sum: u64) -> Result<Self, TraceError> {
+        let files = std::fs::read_dir(folder).map_err(io_error(folder, "look for a"))?;
+        for entry in files.take(FOLDER_FILES_MAX) {
+            let path = entry.map_err(io_error(folder, "look for a"))?.path();
+            // What is no trace is none of ours.
+            if ends_with(&path, sum).unwrap_or(false)
+                && let trace = Self::read(&path)?
+                && trace.sum == sum
+            {
+                return Ok(trace);
+            }
+        }
+        Err(TraceError::NotThere { folder: folder.to_owned(), sum })
     }
 
     /// The dirty pages inside `range`, in the order in which they were seen.
@@ -167,8 +228,7 @@ impl Trace {
     /// The file cannot be read, or is not of a whole number of bitmaps.
     pub fn from_bitmaps(path: &Path, pages: u64, interval_ns: u64) -> Result<Self, TraceError> {
         let words = pages.div_ceil(64);
-        let file = File::open(path).map_err(io_error(path, "open"))?;
-        let bytes = file.metadata().map_err(io_error(path, "inspect"))?.len();
+        let (file, bytes) = open(path)?;
         if bytes == 0 || !bytes.is_multiple_of(words * 8) {
             let path = path.to_owned();
             return Err(TraceError::Bitmaps { path, bytes, pages, each: words * 8 });
@@ -195,6 +255,29 @@ impl Trace {
         }
         Ok(trace)
     }
+}
+
+/// A regular file, and its size.
+fn open(path: &Path) -> Result<(File, u64), TraceError> {
+    // A pipe would otherwise wait for its other end.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(io_error(path, "open"))?;
+    let metadata = file.metadata().map_err(io_error(path, "inspect"))?;
+    match metadata.is_file() {
+        true => Ok((file, metadata.len())),
+        false => Err(TraceError::NotRegular { path: path.to_owned() }),
+    }
+}
+
+/// Whether a file ends as the trace with this checksum does.
+fn ends_with(path: &Path, sum: u64) -> Result<bool, TraceError> {
+    let (mut file, bytes) = open(path)?;
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(END_BYTES)))
+        .and_then(|_| file.take(END_BYTES).read_to_end(&mut end))
+        .map_err(io_error(path, "read"))?;
+    Ok(end.ends_with(format!(" {sum:016x}\n").as_bytes()))
 }
 
 fn start(text: &str) -> Option<Trace> {
@@ -313,6 +396,33 @@ mod tests {
             let (_dir, path) = file(text.replace("0-2 7", bad));
             assert!(matches!(Trace::read(&path), Err(TraceError::Format { line: 2, .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_trace_is_found_by_its_checksum_among_other_things() {
+        let (dir, path) = file("");
+        let (pages, interval_ns, sum) = (10, 5, 0);
+        Trace { pages, interval_ns, intervals: vec![vec![0..3]], sum }.write(&path).unwrap();
+        let trace = Trace::read(&path).unwrap();
+        std::fs::write(dir.path().join("another"), "end 1 0000000000000007\n").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        assert_eq!(Trace::find(dir.path(), trace.sum).unwrap(), trace);
+        assert!(matches!(Trace::find(dir.path(), 9), Err(TraceError::NotThere { sum: 9, .. })));
+        assert!(Trace::find(dir.path(), 7).is_err(), "it only ends like one");
+        assert!(Trace::find(&path, trace.sum).is_err());
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let (dir, path) = file("");
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+            let error = Trace::read(path).unwrap_err();
+            assert!(matches!(error, TraceError::NotRegular { .. }), "{error}");
+        }
+        File::options().write(true).open(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        assert!(matches!(Trace::read(&path), Err(TraceError::TooLarge { .. })));
     }
 
     #[test]

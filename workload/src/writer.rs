@@ -209,7 +209,7 @@ impl Writer {
         };
         let mut stats = Stats::default();
         let mut left = operations_max;
-        let mut woke_ns = 0;
+        let mut woke_ns = 0u64;
         while left > 0 {
             match vcpu.checkpoint() {
                 Checkpoint::Stop => break,
@@ -255,7 +255,8 @@ impl Writer {
                 // While more is due there is no rest, whatever the batch was limited to.
                 && schedule.next_ns() > before
             {
-                let wake = schedule.next_ns().max(woke_ns + WAKE_MIN.as_nanos() as u64);
+                let wake =
+                    schedule.next_ns().max(woke_ns.saturating_add(WAKE_MIN.as_nanos() as u64));
                 let wait = Duration::from_nanos(wake.saturating_sub(before)).min(CHECKPOINT_MAX);
                 if !wait.is_zero() {
                     std::thread::sleep(wait);

@@ -97,6 +97,9 @@ pub struct Phase {
     pub operations: u64,
 }
 
+/// Longest burst, and longest rest between two.
+const BURST_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Bursts: time in which the schedule runs, and time in which it stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnOff {
@@ -360,10 +363,13 @@ impl Profile {
         };
         profile.timing = match (time("on")?, time("off")?) {
             (None, None) => None,
-            (Some(on), Some(off)) if on.as_nanos() > 0 && off.as_nanos() > 0 => {
+            (Some(on), Some(off)) if [on, off].iter().all(|t| !t.is_zero() && *t <= BURST_MAX) => {
                 Some(OnOff { on, off })
             }
-            _ => return Err("on and off go together, and neither is zero".to_owned()),
+            _ => {
+                let what = "on and off go together, and each is more than zero and at most a day";
+                return Err(what.to_owned());
+            }
         };
         settings.finish(&profile.pattern)?;
         profile.check()?;

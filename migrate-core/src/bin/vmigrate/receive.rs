@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Go on with this journal of heartbeats
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    /// Look here for the traces that guests replay: by checksum, under any name
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -59,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
     };
-    let mut factory = StampedFactory { journal: args.journal.clone() };
+    let mut factory = StampedFactory { journal: args.journal.clone(), traces: args.traces.clone() };
     match destination::receive(&listener, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
             let (verdict, report) = prove(arrived, &console)?;

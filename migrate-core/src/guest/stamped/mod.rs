@@ -60,6 +60,25 @@ pub struct Description {
     pub audit: bool,
 }
 
+/// Longest time that a guest runs at the destination before it is proven again: a day.
+pub const RUN_ON_MS_MAX: u64 = 24 * 3600 * 1000;
+
+impl Description {
+    /// Checks what is not checked elsewhere; whoever sends it may be mistaken, or lie.
+    fn check(&self) -> Result<(), String> {
+        if self.rate == Some(Rate(0)) {
+            return Err("a guest that writes at a rate of 0 is no guest".to_owned());
+        }
+        if self.run_on_ms > RUN_ON_MS_MAX {
+            return Err(format!(
+                "it is to run for {} ms before it is proven; at most {RUN_ON_MS_MAX} are allowed",
+                self.run_on_ms
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// How thoroughly a migration of this guest is proven.
 #[derive(Clone, Copy, Debug)]
 pub struct ProofSettings {
@@ -122,9 +141,10 @@ impl StampedGuest {
             spec: workload.spec().clone(),
             rate,
             epoch: 0,
-            run_on_ms: proof.run_on.as_millis() as u64,
+            run_on_ms: u64::try_from(proof.run_on.as_millis()).unwrap_or(u64::MAX),
             audit: proof.audit,
         };
+        description.check().map_err(|e| fail(&e))?;
         let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
         region.fill(&workload, |_| {});
         let journal = match journal {
@@ -307,7 +327,10 @@ impl Guest for StampedGuest {
     }
 
     fn description(&self) -> Vec<u8> {
-        let next = Description { epoch: self.description.epoch + 1, ..self.description.clone() };
+        let next = Description {
+            epoch: self.description.epoch.saturating_add(1),
+            ..self.description.clone()
+        };
         to_json(&next)
     }
 

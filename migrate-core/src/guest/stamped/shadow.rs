@@ -14,7 +14,7 @@ use verifier::scan::Moment;
 use workload::journal::{JournalWriter, RunId};
 use workload::machine::require_memory;
 use workload::region::Region;
-use workload::spec::Workload;
+use workload::spec::{Traces, Workload};
 use workload::units::Bytes;
 
 use super::machine::Prepared;
@@ -28,6 +28,8 @@ use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory, Work};
 pub struct StampedFactory {
     /// Goes on with this journal.
     pub journal: Option<PathBuf>,
+    /// Where the traces are that guests replay, whatever they are called.
+    pub traces: Option<PathBuf>,
 }
 
 /// A guest that has not run here yet, and afterwards the one that does.
@@ -60,16 +62,24 @@ impl ShadowFactory for StampedFactory {
     fn create(&mut self, description: &[u8], pages: u64) -> Result<StampedShadow, GuestError> {
         let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
         let description: Description = serde_json::from_slice(description).map_err(|e| fail(&e))?;
-        let workload = Arc::new(description.spec.resolve().map_err(|e| fail(&e))?);
+        description.check().map_err(|e| fail(&e))?;
+        let spec = &description.spec;
+        let wrong_size = "its memory is not of the announced size";
+        // Nothing is computed for a memory that cannot be.
+        let memory =
+            Bytes(pages.checked_mul(workload::PAGE_BYTES).ok_or_else(|| fail(&wrong_size))?);
+        require_memory(memory).map_err(|e| fail(&e))?;
+        if spec.memory > memory {
+            return Err(fail(&wrong_size));
+        }
+        let traces = self.traces.as_deref().map_or(Traces::None, Traces::Folder);
+        let workload = Arc::new(spec.resolve_with(traces).map_err(|e| fail(&e))?);
         if let Some(why) = description.machine.missing() {
             return Err(fail(&why));
         }
-        let spec = &description.spec;
-        let memory = Bytes(spec.memory.0 + description.machine.system_bytes(&workload));
-        if memory.0 / workload::PAGE_BYTES != pages {
-            return Err(fail(&"its memory is not of the announced size"));
+        if spec.memory.0 + description.machine.system_bytes(&workload) != memory.0 {
+            return Err(fail(&wrong_size));
         }
-        require_memory(memory).map_err(|e| fail(&e))?;
         let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
         sys::view(&region).populate().map_err(|e| fail(&e))?;
         let machine = Some(Prepared::new(description.machine, &workload, &region)?);
@@ -131,9 +141,7 @@ impl Shadow for StampedShadow {
         }
         (self.state, self.expected, self.first_scan, self.root) = (None, None, None, None);
         let state: DeviceState = serde_json::from_slice(state).map_err(|e| fail(&e))?;
-        if state.watermarks.len() != self.workload.shares().len() {
-            return Err(fail(&"it has another number of writers"));
-        }
+        self.workload.check_watermarks(&state.watermarks).map_err(|e| fail(&e))?;
         self.state = Some(state);
         Ok(())
     }

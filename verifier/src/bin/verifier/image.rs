@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let mut verdict = evidence.verdict();
     let mut reasons = notes(&evidence);
     let journalled = evidence.watermarks();
+    workload.check_watermarks(&journalled)?;
     let (moment, watermarks) = match evidence.at_rest() {
         true => (Moment::Exact, journalled),
         false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),

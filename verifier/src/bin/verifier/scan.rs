@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         other => other?,
     };
     let workload = journal.spec.resolve()?;
+    workload.check_watermarks(&evidence::judge(&journal).watermarks())?;
     let region = Region::open(&args.region, journal.spec.memory)?;
     // A generator that holds its writers still has said so in the journal.
     let running = region.is_live() && !evidence::judge(&journal).at_rest();
