@@ -197,3 +197,19 @@ fn a_trace_is_found_by_its_checksum_in_the_folder_that_the_receiver_names() {
     let told = text(&sent.stdout);
     assert_eq!((sent.status.code(), code), (Some(0), Some(0)), "{told} {heard}");
 }
+
+/// Each of them rests for most of the time, and resting costs nothing.
+#[test]
+fn a_thousand_writers_leave_the_machine_to_the_migration() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(&[]);
+    let state = dir.path().to_str().unwrap();
+    let many = ["--memory", "4MiB", "--writers", "1024", "--record", "4KiB", "--run-on", "1s"];
+    let start = std::time::Instant::now();
+    let sent =
+        vmigrate(&[&["send", "--to", &receiver.address, "--state-dir", state], &many[..]].concat());
+    let (code, heard) = receiver.finish();
+    let told = text(&sent.stdout);
+    assert_eq!((sent.status.code(), code), (Some(0), Some(0)), "{told} {heard}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(30), "took {:?}", start.elapsed());
+}

@@ -2,7 +2,8 @@
 //!
 //! Lines of a record ascend, then the watermark goes up with Release: whoever reads the watermark
 //! with Acquire sees every line of every operation before it. Between operations, at least once a
-//! millisecond, the writer passes its vCPU's checkpoint; there, and only there, it may be held.
+//! millisecond while it works, the writer passes its vCPU's checkpoint; there, and only there, it may
+//! be held. A writer with nothing to do rests, and its vCPU may end the rest at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,12 +18,17 @@ use crate::schedule::{CatchUp, Schedule};
 use crate::spec::Workload;
 use crate::stats::{Finding, Stats};
 
-/// Longest time between two checkpoints.
+/// Longest time between two checkpoints of a writer at work.
 pub const CHECKPOINT_MAX: Duration = Duration::from_millis(1);
 /// Most pages written between two checkpoints.
 pub const BATCH_PAGES_MAX: u64 = 64;
 /// Wake-ups are this far apart at high rates: batches, not a timer per record.
 const WAKE_MIN: Duration = Duration::from_micros(500);
+/// The wake-ups of all writers of a core together are this far apart: a thousand writers would
+/// otherwise do nothing but wake up.
+const WAKE_OF_CORE_MIN: Duration = Duration::from_micros(20);
+/// Longest rest at once.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// What a writer learns at a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,12 @@ pub enum Checkpoint {
 pub trait Vcpu {
     /// Passed between operations at least every [`CHECKPOINT_MAX`]; blocks while the vCPU is held.
     fn checkpoint(&mut self) -> Checkpoint;
+
+    /// Nothing is due for so long; a checkpoint follows. May end sooner, and must where somebody waits
+    /// for the checkpoint.
+    fn rest(&mut self, time: Duration) {
+        std::thread::sleep(time.min(CHECKPOINT_MAX));
+    }
 
     /// Passed after each checkpoint: who wants the writer's figures so far takes them, and leaves
     /// new ones.
@@ -194,6 +206,13 @@ impl Writer {
         self.watermarks.counter(index).store(watermark, Ordering::Release);
     }
 
+    /// How far wake-ups of this writer are apart, given how many writers share the cores.
+    fn wake_min(&self) -> Duration {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let writers = self.workload.spec().writers;
+        WAKE_MIN.max(WAKE_OF_CORE_MIN * writers.div_ceil(cores))
+    }
+
     /// Runs until the vCPU says stop, or `operations_max` have been performed.
     pub fn run(&mut self, pace: Pace, vcpu: &mut dyn Vcpu, operations_max: u64) -> Stats {
         let profile = &self.workload.spec().workload;
@@ -209,7 +228,8 @@ impl Writer {
         };
         let mut stats = Stats::default();
         let mut left = operations_max;
-        let mut woke_ns = 0u64;
+        let wake_min_ns = self.wake_min().as_nanos() as u64;
+        let mut worked_ns: u64 = 0;
         while left > 0 {
             match vcpu.checkpoint() {
                 Checkpoint::Stop => break,
@@ -227,6 +247,9 @@ impl Writer {
                 Some(schedule) => schedule.due(batch_start),
                 None => batch_max,
             };
+            if due > 0 {
+                worked_ns = batch_start;
+            }
             let mut batch = due.min(batch_max).min(left);
             let mut before = batch_start;
             while batch > 0 {
@@ -255,12 +278,10 @@ impl Writer {
                 // While more is due there is no rest, whatever the batch was limited to.
                 && schedule.next_ns() > before
             {
-                let wake =
-                    schedule.next_ns().max(woke_ns.saturating_add(WAKE_MIN.as_nanos() as u64));
-                let wait = Duration::from_nanos(wake.saturating_sub(before)).min(CHECKPOINT_MAX);
+                let wake = schedule.next_ns().max(worked_ns.saturating_add(wake_min_ns));
+                let wait = Duration::from_nanos(wake.saturating_sub(before)).min(REST_MAX);
                 if !wait.is_zero() {
-                    std::thread::sleep(wait);
-                    woke_ns = wake;
+                    vcpu.rest(wait);
                 }
             }
         }

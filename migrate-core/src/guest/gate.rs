@@ -101,7 +101,20 @@ impl Control {
 
     /// Asks the writer for its figures.
     pub(super) fn ask_for_stats(&self) {
+        let _place = self.lock();
         self.collect.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The vCPU has nothing to do for so long, or until the host wants something.
+    pub(super) fn rest(&self, time: Duration) {
+        let place = self.lock();
+        let wanted = !self.wants_to_run() || self.collect.load(Ordering::Acquire);
+        // What it rests earns a hold too, and is to be as short.
+        let time = if self.is_throttled() { time.min(HOLD_MAX) } else { time };
+        if !wanted {
+            drop(self.changed.wait_timeout(place, time));
+        }
     }
 
     /// The figures, once they are here.
@@ -175,28 +188,34 @@ impl Control {
 pub(super) struct Passage {
     pub(super) control: Arc<Control>,
     released: Instant,
-    /// Hold that was earned and not served, in seconds; below zero if a sleep overshot.
-    owed_s: f64,
+    /// Hold that was earned and not served, in seconds; below zero if a sleep overshot. `None` while
+    /// the throttle is off.
+    owed_s: Option<f64>,
 }
 
 impl Passage {
     pub(super) fn new(control: Arc<Control>) -> Self {
-        Self { control, released: Instant::now(), owed_s: 0.0 }
+        Self { control, released: Instant::now(), owed_s: None }
     }
 
     fn serve_throttle(&mut self, now: Instant) {
         let share = f64::from_bits(self.control.held_share.load(Ordering::Acquire));
         if share == 0.0 {
-            self.owed_s = 0.0;
+            self.owed_s = None;
             return;
         }
-        self.owed_s += (now - self.released).as_secs_f64() * share / (1.0 - share);
-        while self.owed_s > HOLD_MIN.as_secs_f64()
+        // What was before the throttle earns nothing.
+        let Some(owed_s) = &mut self.owed_s else {
+            self.owed_s = Some(0.0);
+            return;
+        };
+        *owed_s += (now - self.released).as_secs_f64() * share / (1.0 - share);
+        while *owed_s > HOLD_MIN.as_secs_f64()
             && self.control.request.load(Ordering::Acquire) == OPEN
         {
             let start = Instant::now();
-            std::thread::sleep(Duration::from_secs_f64(self.owed_s).min(HOLD_MAX));
-            self.owed_s -= start.elapsed().as_secs_f64();
+            std::thread::sleep(Duration::from_secs_f64(*owed_s).min(HOLD_MAX));
+            *owed_s -= start.elapsed().as_secs_f64();
         }
     }
 

@@ -35,6 +35,10 @@ impl Vcpu for ThreadVcpu {
         }
     }
 
+    fn rest(&mut self, time: Duration) {
+        self.0.control.rest(time);
+    }
+
     fn collect(&mut self, stats: &mut Stats) {
         self.0.collect(stats);
     }

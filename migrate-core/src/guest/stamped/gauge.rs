@@ -16,7 +16,10 @@ use crate::guest::{GuestError, threads};
 
 /// Time between samples, until there are too many.
 const INTERVAL: Duration = Duration::from_millis(2);
-/// Most samples; when they are as many, every other one is dropped and they come half as often.
+/// Most watermarks in all samples together, 8 bytes each; when they are as many, every other sample
+/// is dropped and they come half as often.
+const WATERMARKS_MAX: usize = 1 << 21;
+/// Most samples, however few writers there are.
 const SAMPLES_MAX: usize = 1 << 17;
 /// Operations followed back at most to find when pages were last written.
 const OPERATIONS_MAX: u64 = 1 << 28;
@@ -36,9 +39,10 @@ impl Gauge {
         let thread = threads::start("the gauge".to_owned(), move || {
             let mut timeline = Timeline { samples: Vec::new() };
             let (begin, mut interval) = (Instant::now(), INTERVAL);
+            let samples_max = (WATERMARKS_MAX / watermarks.read().len().max(1)).min(SAMPLES_MAX);
             while !told.load(Ordering::Relaxed) {
                 timeline.samples.push((begin.elapsed().as_secs_f64(), watermarks.read()));
-                if timeline.samples.len() >= SAMPLES_MAX {
+                if timeline.samples.len() >= samples_max {
                     let mut number = 0;
                     timeline.samples.retain(|_| {
                         number += 1;

@@ -17,6 +17,8 @@ use workload::writer::{BeforeWrite, Checkpoint, Pace, Vcpu, Watermarks, Writer};
 const RUNNING: u8 = 0;
 const PAUSED: u8 = 1;
 const STOPPED: u8 = 2;
+/// Longest rest of a writer between two looks at what it is told.
+const REST_MAX: Duration = Duration::from_millis(5);
 /// How long writers may take to stand still.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -197,5 +199,10 @@ impl Vcpu for ThreadVcpu {
             return Checkpoint::Stop;
         }
         Checkpoint::Go { held }
+    }
+
+    /// Pauses are not in a hurry: a thousand resting writers must not keep a core busy.
+    fn rest(&mut self, time: Duration) {
+        std::thread::sleep(time.min(REST_MAX));
     }
 }
