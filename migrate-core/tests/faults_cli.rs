@@ -213,3 +213,18 @@ fn a_thousand_writers_leave_the_machine_to_the_migration() {
     assert_eq!((sent.status.code(), code), (Some(0), Some(0)), "{told} {heard}");
     assert!(start.elapsed() < std::time::Duration::from_secs(30), "took {:?}", start.elapsed());
 }
+
+#[test]
+fn more_vcpus_than_there_can_be_are_refused_before_anything_is_started() {
+    if let Some(why) = migrate_core::guest::stamped::MachineKind::Kvm.missing() {
+        eprintln!("SKIPPED: {why}");
+        return;
+    }
+    let start = std::time::Instant::now();
+    let many = ["--guest", "kvm", "--writers", "256", "--record", "4KiB"];
+    let output = vmigrate(&[&["send", "--to", "127.0.0.1:9"], &many[..]].concat());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("256 writers need as many vCPUs, and there are at most 128"), "{said}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "took {:?}", start.elapsed());
+}

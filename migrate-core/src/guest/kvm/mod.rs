@@ -62,6 +62,24 @@ pub(super) fn missing() -> Option<String> {
     }
 }
 
+/// Most vCPUs: two machines with more of them, on one host, take longer to make and to schedule than
+/// a source waits for its shadow.
+const VCPUS_MAX: usize = 128;
+
+/// Whether the machine and its guest code can do what the workload asks.
+pub(super) fn check(workload: &Workload) -> Result<(), GuestError> {
+    payload::check(workload)?;
+    let fail = |why: &dyn std::fmt::Display| GuestError::new("create a virtual machine", why);
+    let kvm = Kvm::new().map_err(|e| fail(&e))?;
+    let (vcpus, most) = (workload.shares().len(), kvm.get_max_vcpus().min(VCPUS_MAX));
+    match vcpus > most {
+        true => Err(fail(&format!(
+            "{vcpus} writers need as many vCPUs, and there are at most {most}; use fewer --writers, or --guest process"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Memory that the machine has behind its workload's.
 pub(super) fn system_bytes(workload: &Workload) -> u64 {
     Layout::of(workload).system_bytes()
@@ -82,13 +100,13 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Creates the machine around its memory, with a vCPU for each writer.
+    /// Creates the machine around its memory, with a vCPU for each writer of a workload that passed
+    /// [`check`].
     pub(super) fn create(
         workload: &Arc<Workload>,
         region: &Arc<Region>,
     ) -> Result<Self, GuestError> {
         let doing = "create a virtual machine";
-        payload::check(workload)?;
         let kvm = Kvm::new().map_err(failed(doing))?;
         let vm = kvm.create_vm().map_err(failed(doing))?;
         log::enable(&vm).map_err(failed(doing))?;

@@ -84,6 +84,20 @@ impl MachineKind {
         }
     }
 
+    /// Whether such a guest can do what the workload asks; before any memory is taken for it.
+    pub(super) fn check(self, workload: &Workload) -> Result<(), GuestError> {
+        match self {
+            Self::Process => Ok(()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Kvm => kvm::check(workload),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Kvm => {
+                let _ = workload;
+                Ok(())
+            }
+        }
+    }
+
     /// Memory beside the workload's that such a guest has, behind it.
     pub(super) fn system_bytes(self, workload: &Workload) -> u64 {
         match self {

@@ -131,6 +131,7 @@ impl StampedGuest {
             return Err(fail(&why));
         }
         let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
+        kind.check(&workload)?;
         let memory = Bytes(spec.memory.0 + kind.system_bytes(&workload));
         require_memory(memory).map_err(|e| fail(&e))?;
         let run = RunId::random();

@@ -77,6 +77,7 @@ impl ShadowFactory for StampedFactory {
         if let Some(why) = description.machine.missing() {
             return Err(fail(&why));
         }
+        description.machine.check(&workload)?;
         if spec.memory.0 + description.machine.system_bytes(&workload) != memory.0 {
             return Err(fail(&wrong_size));
         }
