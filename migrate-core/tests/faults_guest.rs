@@ -246,3 +246,31 @@ fn descriptions_that_cannot_be_are_refused() {
         |d| d["spec"]["workload"] = "trace,file=/dev/zero,sum=0123456789abcdef".into();
     refused(trace, pages, "name a folder that holds it");
 }
+
+/// What cannot be seen before it runs is a finding about the guest, and no failed handover.
+#[test]
+fn a_vcpu_that_dies_after_the_start_is_told() {
+    if !kvm() {
+        return;
+    }
+    let mut spec = spec(8);
+    spec.workload = "stream,record=64KiB".parse().unwrap();
+    for _ in 0..20 {
+        let mut guest = guest(MachineKind::Kvm, &spec, None);
+        let (mut shadow, state) = moved(&mut guest, &mut StampedFactory::default());
+        let mut state = serde_json::from_slice(&state).unwrap();
+        // rdi: where the next line goes, unless the vCPU stands between two records.
+        set_register(&mut state, 5, 1 << 63);
+        up_to_ready(&mut shadow, &serde_json::to_vec(&state).unwrap()).unwrap();
+        shadow.start();
+        let _ = shadow.await_running();
+        std::thread::sleep(Duration::from_millis(50));
+        let mut there = shadow.guest.take().unwrap();
+        let Err(error) = there.scan() else { continue };
+        assert!(error.to_string().contains("a vCPU left guest mode: Shutdown"), "{error}");
+        let trouble = there.stop().trouble;
+        assert!(trouble[0].to_string().contains("Shutdown"), "{trouble:?}");
+        return;
+    }
+    panic!("the vCPU never stood inside a record");
+}

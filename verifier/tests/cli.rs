@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use support::{Files, files, told};
+use support::{Files, files, files_of, told};
 use workload::heartbeat::beat;
 use workload::journal::{JournalWriter, Motion, RunId};
 use workload::writer::Watermarks;
@@ -196,4 +196,41 @@ fn journals_are_judged_by_themselves() {
     let (code, said) = verifier("journal");
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("ROLLBACK: writer 0 was at operation 200 and then at 150"), "{said}");
+}
+
+/// The caller's own thread does what others cannot be had for.
+#[test]
+fn a_user_who_may_start_no_thread_gets_a_verdict() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = files();
+    let open_to_all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(files.directory.path(), open_to_all).unwrap();
+    let user = "setpriv --reuid=54322 --regid=54322 --clear-groups";
+    let program = env!("CARGO_BIN_EXE_verifier");
+    // The directories above the program may be closed to that user; an open file is not.
+    let limited =
+        format!("exec {user} bash -c 'ulimit -u 1; exec /dev/fd/9 \"$@\"' - \"$@\" 9<{program}");
+    let output = Command::new("bash")
+        .args(["-c", &limited, "-", "scan"])
+        .arg(&files.region)
+        .arg("--journal")
+        .arg(&files.journal)
+        .output()
+        .unwrap();
+    if String::from_utf8_lossy(&output.stderr).contains("setpriv") {
+        eprintln!("SKIPPED: only root can become a user of few processes");
+        return;
+    }
+    let (code, text) = told(output);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn a_watermark_that_no_run_has_is_refused() {
+    let files = files_of("iid", RunId(9), 200);
+    let mut log = JournalWriter::append(&files.journal, RunId(9)).unwrap();
+    beat(&Watermarks::new(&[200, 1 << 60]), 0, Motion::AtRest, &mut log);
+    let (code, text) = files.scan(&[]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("1152921504606846976 operations"), "{text}");
 }

@@ -1,21 +1,24 @@
 //! Threads that this user may not have: an error with what to do, or the caller's own in their place.
 
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 
+#[cfg(feature = "builtin")]
 use super::GuestError;
 
 /// Starts a thread.
 ///
 /// # Errors
 /// The system or this user's limits allow no more.
+#[cfg(feature = "builtin")]
 pub(super) fn start<T: Send + 'static>(
     name: String,
     run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, GuestError> {
+) -> Result<std::thread::JoinHandle<T>, GuestError> {
     Builder::new().name(name.clone()).spawn(run).map_err(|e| refused(&name, &e))
 }
 
 /// What it means that a thread could not be had.
+#[cfg(feature = "builtin")]
 pub(super) fn refused(name: &str, error: &std::io::Error) -> GuestError {
     let why = match error.kind() {
         std::io::ErrorKind::WouldBlock => {
