@@ -11,7 +11,7 @@ mod send;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::exit;
+use workload::{exit, say};
 
 #[derive(Parser)]
 #[command(
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("vmigrate: {}", exit::one_line(e.as_ref()));
+            say!("vmigrate: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }

@@ -1,6 +1,6 @@
 //! What the commands report: JSON with a schema, or text for people.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 use migrate_core::bound::Optimality;
@@ -13,6 +13,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use verifier::verdict::Verdict;
 use workload::exit;
+use workload::say;
+use workload::say::Out;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
 
@@ -155,14 +157,14 @@ pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
         Document::Send => schemars::schema_for!(RunReport),
         Document::Receive => schemars::schema_for!(ReceiveReport),
     };
-    print_json(&schema)?;
+    say::document(|out| print_json(out, &schema))?;
     Ok(exit::PROVEN)
 }
 
-/// Prints a document on standard output.
-pub(crate) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(document)?)?;
-    Ok(())
+/// Prints a document.
+pub(crate) fn print_json(out: &mut Out, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    writeln!(out)
 }
 
 /// The exit code of a run, from its verdict and whether the guest moved.
@@ -176,10 +178,9 @@ pub(crate) fn exit_code(verdict: Verdict, error: Option<&migrate_core::Error>) -
 }
 
 /// One migration as text.
-pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+pub(crate) fn print_run(out: &mut Out, run: &RunReport) -> io::Result<()> {
     for attempt in &run.attempts {
-        print_attempt(&mut out, attempt)?;
+        print_attempt(out, attempt)?;
     }
     if let Some(wanted) = run.rate_wanted {
         let slowdown = (1.0 - run.rate_achieved / wanted as f64).max(0.0) * 100.0;
@@ -236,11 +237,10 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
         let state = scan.first_fault().unwrap_or_else(|| "clean".to_owned());
         writeln!(out, "  source    guest ran on here; {} lines scanned: {state}", scan.lines)?;
     }
-    writeln!(out, "  verdict   {}", run.verdict)?;
-    Ok(())
+    writeln!(out, "  verdict   {}", run.verdict)
 }
 
-fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+fn print_attempt(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     writeln!(
         out,
         "  migration {} of {} ({}, tracker {})",
@@ -299,7 +299,7 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
     print_rounds(out, m)
 }
 
-fn print_rounds(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+fn print_rounds(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     if m.rounds.is_empty() {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
 use migrate_core::link::{self, Listener};
 use verifier::verdict::Verdict;
+use workload::say::Out;
 use workload::units::parse_duration;
-use workload::{exit, interrupt};
+use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let address = listener.address()?;
     if args.announce {
-        writeln!(std::io::stdout(), "{address}")?;
+        say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
     let mut console = Console::new();
     console.say(&format!("listening on {address}"));
@@ -64,12 +65,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         Ok(arrived) => {
             let (verdict, report) = prove(arrived, &console)?;
             console.clear();
-            print(args, &report)?;
+            say::report("vmigrate", |out| print(args, &report, out));
             Ok(verdict.exit_code())
         }
         Err(error) => {
             console.clear();
-            eprintln!("vmigrate: {error}");
+            say!("vmigrate: {error}");
             Ok(match error {
                 Error::Unresolved { .. } => exit::UNRESOLVED,
                 _ => exit::FAILED,
@@ -118,22 +119,19 @@ fn prove(
     Ok((verdict, report))
 }
 
-fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<()> {
+fn print(args: &Args, report: &ReceiveReport, out: &mut Out) -> io::Result<()> {
     if args.json {
-        print_json(report)?;
-    } else {
-        let mut out = std::io::stdout().lock();
-        let t = &report.testimony;
-        writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
-        writeln!(
-            out,
-            "scanned   {} lines before resume at {:?}, again at {:?}",
-            t.before_resume.lines, t.before_resume.watermarks, t.after_run.watermarks
-        )?;
-        for reason in &report.reasons {
-            writeln!(out, "reason    {reason}")?;
-        }
-        writeln!(out, "verdict   {}", report.verdict)?;
+        return print_json(out, report);
     }
-    Ok(())
+    let t = &report.testimony;
+    writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
+    writeln!(
+        out,
+        "scanned   {} lines before resume at {:?}, again at {:?}",
+        t.before_resume.lines, t.before_resume.watermarks, t.after_run.watermarks
+    )?;
+    for reason in &report.reasons {
+        writeln!(out, "reason    {reason}")?;
+    }
+    writeln!(out, "verdict   {}", report.verdict)
 }

@@ -23,11 +23,11 @@ use migrate_core::source::{self, Migrated, Notes, OverLimit, SourceSettings, Str
 use migrate_core::{Error, link};
 use verifier::evidence;
 use verifier::verdict::Verdict;
-use workload::interrupt;
 use workload::journal::Journal;
 use workload::profile::Profile;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
+use workload::{interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
@@ -265,10 +265,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     engine.check_guest()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let report = migrate(&plan)?;
-    match args.json {
-        true => print_json(&report)?,
-        false => print_run(&report)?,
-    }
+    say::report("vmigrate", |out| match args.json {
+        true => print_json(out, &report),
+        false => print_run(out, &report),
+    });
     Ok(report.exit_code)
 }
 

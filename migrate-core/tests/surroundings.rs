@@ -1,0 +1,147 @@
+//! What surrounds the programs: outputs that nobody takes, ignored signals, limits, names with
+//! several addresses, system calls that are denied, keys that do not fit.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+const VMIGRATE: &str = env!("CARGO_BIN_EXE_vmigrate");
+/// A migration of a second.
+const SMALL: [&str; 6] =
+    ["--memory", "16MiB", "--rate", "20MB/s", "--linger=200ms", "--run-on=200ms"];
+
+/// A pipe whose reader is gone.
+fn broken_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+fn receive(listen: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(VMIGRATE);
+    command.args(["receive", "--listen", listen, "--announce"]).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+fn send(to: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(VMIGRATE);
+    command.args(["send", "--to", to]).args(SMALL).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A receiver, ended with this value.
+struct Receiver {
+    child: Child,
+    address: String,
+}
+
+impl Receiver {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut address = String::new();
+        stdout.read_line(&mut address).unwrap();
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        Self { child, address: address.trim().to_owned() }
+    }
+
+    fn finish(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[track_caller]
+fn done(output: &Output) -> String {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    text
+}
+
+#[test]
+fn log_lines_that_cannot_be_written_cost_nothing() {
+    for stderr in [full, broken_pipe] {
+        let mut there = receive("127.0.0.1:0", &[]);
+        there.stderr(stderr());
+        let there = Receiver::start(there);
+        let mut here = send(&there.address, &[]);
+        let output = here.stderr(stderr()).output().unwrap();
+        done(&output);
+        assert_eq!(there.finish().code(), Some(0));
+    }
+    // Errors and refusals have their own codes whether or not somebody reads why.
+    let code =
+        |args: &[&str]| Command::new(VMIGRATE).args(args).stderr(full()).status().unwrap().code();
+    assert_eq!(code(&["receive", "--listen", "0.0.0.0:0"]), Some(2));
+    assert_eq!(code(&["receive", "--listen", "127.0.0.1:0", "--wait", "100ms"]), Some(3));
+}
+
+#[test]
+fn a_terminal_that_goes_away_takes_no_migration_with_it() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let terminal = rustix::fs::open(&name, flags, rustix::fs::Mode::empty()).unwrap();
+
+    let there = Receiver::start(receive("127.0.0.1:0", &[]));
+    let mut here = send(&there.address, &["--bandwidth", "20MB/s", "--policy", "vmotion"]);
+    let here = here.stderr(Stdio::from(terminal)).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    drop(master);
+    done(&here.wait_with_output().unwrap());
+}
+
+#[test]
+fn a_report_that_cannot_be_written_changes_no_exit_code() {
+    let run = |stdout: Stdio, more: &[&str]| {
+        let there = Receiver::start(receive("127.0.0.1:0", &[]));
+        let output = send(&there.address, more).stdout(stdout).output().unwrap();
+        assert_eq!(there.finish().code(), Some(0));
+        done(&output)
+    };
+    let said = "cannot print the report: No space left on device";
+    let told = run(full(), &["--json"]);
+    assert!(told.contains(said), "{told}");
+    let told = run(full(), &[]);
+    assert!(told.contains(said), "{told}");
+    // Who closes a pipe has what they wanted.
+    let told = run(broken_pipe(), &["--json"]);
+    assert!(!told.contains("cannot print"), "{told}");
+
+    // The receiver's report, and what it announces.
+    let mut there = receive("127.0.0.1:0", &["--json", "--wait", "100ms"]);
+    assert_eq!(there.stdout(full()).status().unwrap().code(), Some(3));
+
+    // Where the output is all that was wanted, its loss is an error; not that of a closed pipe.
+    let schema = |stdout: Stdio| {
+        let mut command = Command::new(VMIGRATE);
+        let output = command.args(["schema", "send"]).stdout(stdout).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (code, told) = schema(full());
+    assert!(code == Some(2) && told.contains("No space left on device"), "{code:?} {told}");
+    assert_eq!(schema(broken_pipe()), (Some(0), String::new()));
+}
