@@ -57,6 +57,7 @@ fn interrupted() -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    workload::interrupt::outlive_file_size_limit();
     if let Err(e) = workload::interrupt::install() {
         workload::say!("ci: cannot watch for Ctrl-C: {e}");
         return ExitCode::from(workload::exit::USAGE);

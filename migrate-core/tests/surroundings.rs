@@ -145,3 +145,38 @@ fn a_report_that_cannot_be_written_changes_no_exit_code() {
     assert!(code == Some(2) && told.contains("No space left on device"), "{code:?} {told}");
     assert_eq!(schema(broken_pipe()), (Some(0), String::new()));
 }
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let script = format!(
+        "trap '' HUP INT; exec {VMIGRATE} receive --listen 127.0.0.1:0 --announce --wait 30s"
+    );
+    let mut there = Command::new("sh");
+    there.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut there = Receiver::start(there);
+    let signal = |name: &str| {
+        let pid = there.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-HUP");
+    signal("-INT");
+    std::thread::sleep(Duration::from_millis(500));
+    let status = there.child.try_wait().unwrap();
+    assert!(status.is_none(), "it ended with {status:?}");
+    let signal = |name: &str| {
+        let pid = there.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-TERM");
+    assert_eq!(there.finish().code(), Some(3));
+}
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_no_death() {
+    // 16 MiB of memory are a file of that size, if one without a name.
+    let script = format!("ulimit -f 100; exec {VMIGRATE} send --to 127.0.0.1:9 --memory 16MiB");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{:?} {told}", output.status);
+    assert!(told.contains("File too large"), "{told}");
+}

@@ -94,3 +94,20 @@ fn a_collector_goes_on_without_a_reader() {
         assert_eq!(collected.beats.len(), beats.lines().count());
     }
 }
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_no_death() {
+    let files = files();
+    let map = files.directory.path().join("map");
+    let big = support::files_of("stream", workload::journal::RunId(4), 200);
+    let script = format!(
+        "ulimit -f 1; exec {} image {} --journal {} --write-map {}",
+        env!("CARGO_BIN_EXE_verifier"),
+        big.region.display(),
+        big.journal.display(),
+        map.display()
+    );
+    let (code, said) = told(Command::new("sh").args(["-c", &script]).output().unwrap());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+}

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 const WORKLOAD: &str = env!("CARGO_BIN_EXE_workload");
 const SMALL: [&str; 7] = ["run", "--memory", "1MiB", "--rate", "1MB/s", "--duration", "300ms"];
@@ -52,4 +53,28 @@ fn outputs_that_nobody_takes_change_no_exit_code() {
         assert!(code == Some(2) && told.contains("No space left on device"), "{code:?} {told}");
         assert_eq!(run(broken_pipe(), Stdio::piped(), arguments), (Some(0), String::new()));
     }
+}
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let script = format!("trap '' HUP; exec {WORKLOAD} run --memory 1MiB --duration 1s");
+    let child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    let told = text(&child.wait_with_output().unwrap());
+    let seconds = told.split("operations in ").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(seconds.parse::<f64>().unwrap() >= 0.9, "{told}");
+}
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_no_death() {
+    let directory = tempfile::tempdir().unwrap();
+    let region = directory.path().join("region");
+    let script =
+        format!("ulimit -f 100; exec {WORKLOAD} run --memory 1MiB --file {}", region.display());
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{:?} {told}", output.status);
+    assert!(told.contains("File too large"), "{told}");
 }

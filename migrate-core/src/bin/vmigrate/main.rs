@@ -11,7 +11,7 @@ mod send;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::{exit, say};
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -39,6 +39,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Send(args) => send::run(&args),

@@ -10,7 +10,7 @@ mod show;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::{exit, say};
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -44,6 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     let result = match Cli::parse().command {
         Command::Scan(args) => scan::run(&args),
         Command::Manifest(args) => compare::manifest(&args),

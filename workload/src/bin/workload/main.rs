@@ -11,7 +11,7 @@ mod trace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::{exit, say};
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -37,6 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     if std::process::id() == 1 {
         init::run();
     }
