@@ -180,3 +180,23 @@ fn a_limit_on_file_size_is_an_error_and_no_death() {
     assert_eq!(output.status.code(), Some(2), "{:?} {told}", output.status);
     assert!(told.contains("File too large"), "{told}");
 }
+
+#[test]
+fn times_without_end_are_refused() {
+    let ages = "500000000000years";
+    for option in ["--time-limit", "--resolve-timeout", "--downtime"] {
+        let output = send("127.0.0.1:9", &[option, ages]).output().unwrap();
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{option}: {told}");
+        assert!(told.contains("at most 100years"), "{option}: {told}");
+    }
+    let output = receive("127.0.0.1:0", &["--wait", ages]).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn the_program_says_its_name() {
+    let output = Command::new(VMIGRATE).arg("-V").output().unwrap();
+    assert_eq!(done(&output), concat!("vmigrate ", env!("CARGO_PKG_VERSION"), "\n"));
+}

@@ -134,12 +134,20 @@ impl Bytes {
     }
 }
 
+/// Longest duration: added to any time of this century or the next it is still a time.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 31_557_600);
+
 /// Parses `300ms`, `30s`, `2min`.
 ///
 /// # Errors
-/// A text that is no duration, with the reason.
+/// A text that is no duration, or one of more than a hundred years, with the reason.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; use for example 300ms, 30s or 2min"))
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > DURATION_MAX => {
+            Err(format!("too long; at most {}", humantime::format_duration(DURATION_MAX)))
+        }
+        other => other.map_err(|e| format!("{e}; use for example 300ms, 30s or 2min")),
+    }
 }
 
 impl fmt::Display for Bytes {
@@ -217,5 +225,7 @@ mod tests {
         assert!(matches!("100MB".parse::<Rate>(), Err(UnitError::UnknownUnit { .. })));
         assert!(matches!("1parsec/s".parse::<Rate>(), Err(UnitError::UnknownUnit { .. })));
         assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("100years").is_ok());
+        assert_eq!(parse_duration("101years").unwrap_err(), "too long; at most 100years");
     }
 }

@@ -78,3 +78,10 @@ fn a_limit_on_file_size_is_an_error_and_no_death() {
     assert_eq!(output.status.code(), Some(2), "{:?} {told}", output.status);
     assert!(told.contains("File too large"), "{told}");
 }
+
+#[test]
+fn a_duration_without_end_is_refused() {
+    let arguments = ["run", "--memory", "1MiB", "--duration", "500000000000years"];
+    let (code, told) = run(Stdio::piped(), Stdio::piped(), &arguments);
+    assert!(code == Some(2) && told.contains("at most 100years"), "{code:?} {told}");
+}

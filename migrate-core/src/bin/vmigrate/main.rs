@@ -15,6 +15,7 @@ use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
+    name = "vmigrate",
     version,
     about = "iperf for live VM migration, with proof",
     after_help = exit::HELP
