@@ -196,6 +196,14 @@ fn times_without_end_are_refused() {
 }
 
 #[test]
+fn nothing_divided_by_nothing_is_a_dash() {
+    let output = send("127.0.0.1:9", &[]).output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains("; 0 B at -, - bytes on the wire for 100"), "{told}");
+}
+
+#[test]
 fn the_program_says_its_name() {
     let output = Command::new(VMIGRATE).arg("-V").output().unwrap();
     assert_eq!(done(&output), concat!("vmigrate ", env!("CARGO_PKG_VERSION"), "\n"));

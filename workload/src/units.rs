@@ -189,6 +189,14 @@ impl Rate {
     }
 }
 
+/// A number with so many digits after the point; `-` where nothing was divided by nothing.
+pub fn number(value: f64, digits: usize) -> String {
+    match value.is_finite() {
+        true => format!("{value:.digits$}"),
+        false => "-".to_owned(),
+    }
+}
+
 fn trim(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -213,6 +221,12 @@ mod tests {
         assert_eq!("10Gbit/s".parse(), Ok(Rate(1_250_000_000)));
         assert_eq!("1GiB/s".parse(), Ok(Rate(1 << 30)));
         assert_eq!(Rate(125_000_000).as_bits(), "1 Gbit/s");
+    }
+
+    #[test]
+    fn what_is_no_number_is_a_dash() {
+        assert_eq!(number(2.0 / 3.0, 2), "0.67");
+        assert_eq!([number(f64::NAN, 2), number(f64::INFINITY, 0)], ["-", "-"]);
     }
 
     #[test]

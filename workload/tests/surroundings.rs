@@ -85,3 +85,16 @@ fn a_duration_without_end_is_refused() {
     let (code, told) = run(Stdio::piped(), Stdio::piped(), &arguments);
     assert!(code == Some(2) && told.contains("at most 100years"), "{code:?} {told}");
 }
+
+#[test]
+fn what_was_not_measured_is_a_dash() {
+    let nothing = ["run", "--memory", "1MiB", "--rate", "1KiB/s", "--duration", "1ms"];
+    let (code, told) = run(Stdio::piped(), Stdio::piped(), &nothing);
+    assert_eq!(code, Some(0), "{told}");
+    let line = |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    match told.starts_with("0 operations in") {
+        true => assert!(line("service").ends_with(" -"), "{told}"),
+        // A busy machine wakes late, and an operation was due.
+        false => assert!(!line("service").contains('-'), "{told}"),
+    }
+}

@@ -22,7 +22,7 @@ use verifier::verdict::Verdict;
 use workload::profile::{PatternSpec, Profile};
 use workload::say::Out;
 use workload::spec::WorkloadSpec;
-use workload::units::{Bytes, Rate};
+use workload::units::{Bytes, Rate, number};
 use workload::{exit, interrupt, machine, say};
 
 use crate::args::StateArgs;
@@ -383,15 +383,15 @@ fn summary(out: &mut Out, report: &BenchReport) -> io::Result<()> {
         let paper = if x.paper.is_nan() { "-".to_owned() } else { format!("{:.1}x", x.paper) };
         writeln!(
             out,
-            "{:>5.3} ({:.3}) {:>5.2} {beta:>7} {:>7.2} s {:>7.2} s {:>7.2}x {:>6.2}x {paper:>7} {:>10.2}",
-            x.r,
+            "{:>5} ({:.3}) {:>5} {beta:>7} {:>7.2} s {:>7.2} s {:>7}x {:>6}x {paper:>7} {:>10}",
+            number(x.r, 3),
             x.r_wanted,
-            x.k,
+            number(x.k, 2),
             x.slow_ms / 1e3,
             x.fast_ms / 1e3,
-            x.measured,
-            x.model,
-            x.measured / x.model
+            number(x.measured, 2),
+            number(x.model, 2),
+            number(x.measured / x.model, 2)
         )?;
         if several {
             writeln!(

@@ -16,7 +16,7 @@ use workload::exit;
 use workload::say;
 use workload::say::Out;
 use workload::spec::WorkloadSpec;
-use workload::units::{Bytes, Rate};
+use workload::units::{Bytes, Rate, number};
 
 /// Version of the documents of this module.
 pub(crate) const SCHEMA: u32 = 1;
@@ -206,15 +206,15 @@ pub(crate) fn print_run(out: &mut Out, run: &RunReport) -> io::Result<()> {
     }
     if let Some(o) = &run.optimality {
         let downtime = match o.downtime_ratio {
-            Some(ratio) => format!("{ratio:.1}x of {:.2} ms", o.downtime_min_ms),
+            Some(ratio) => format!("{}x of {:.2} ms", number(ratio, 1), o.downtime_min_ms),
             None => "could have been next to nothing".to_owned(),
         };
         writeln!(
             out,
-            "  optimum   bytes {:.3}x of {}, time {:.2}x of {:.3} s, downtime {downtime}",
-            o.bytes_ratio,
+            "  optimum   bytes {}x of {}, time {}x of {:.3} s, downtime {downtime}",
+            number(o.bytes_ratio, 3),
             Bytes(o.bytes_min),
-            o.time_ratio,
+            number(o.time_ratio, 2),
             o.time_min_ms / 1e3
         )?;
     }
@@ -252,14 +252,17 @@ fn print_attempt(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     if m.outcome != "done" {
         writeln!(out, "  failed    {}", m.outcome)?;
     }
+    let rate = match m.send_rate() > 0.0 {
+        true => Rate(m.send_rate() as u64).to_string(),
+        false => "-".to_owned(),
+    };
     writeln!(
         out,
-        "  time      {:.3} s after {:.3} s of setup; {} at {}, {:.2} bytes on the wire for 100",
+        "  time      {:.3} s after {:.3} s of setup; {} at {rate}, {} bytes on the wire for 100",
         m.migration_ms / 1e3,
         m.setup_ms / 1e3,
         Bytes(m.page_bytes),
-        Rate(m.send_rate() as u64),
-        m.wire_bytes as f64 / m.page_bytes.max(1) as f64 * 100.0
+        number(m.wire_bytes as f64 / m.page_bytes as f64 * 100.0, 2)
     )?;
     let c = &m.contents;
     writeln!(
