@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
@@ -193,6 +194,47 @@ fn times_without_end_are_refused() {
     let output = receive("127.0.0.1:0", &["--wait", ages]).stderr(Stdio::piped()).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// Denies one system call, as a container's filter does.
+fn deny(command: &mut Command, call: libc::c_long) {
+    const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let filter = move || {
+        let statement = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        let mut code = [
+            // The number of the call.
+            statement((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, 0),
+            statement((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, call as u32),
+            statement((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, DENY),
+            statement((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+        // SAFETY: plain calls; the program outlives them.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+        };
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
+    unsafe { command.pre_exec(filter) };
+}
+
+#[test]
+fn a_denied_system_call_costs_a_copy_and_no_migration() {
+    let mut trial = Command::new("true");
+    deny(&mut trial, libc::SYS_splice);
+    if let Err(why) = trial.status() {
+        workload::say!("SKIPPED: denied system calls: no seccomp here ({why})");
+        return;
+    }
+    for call in [libc::SYS_splice, libc::SYS_vmsplice, libc::SYS_pipe2] {
+        let there = Receiver::start(receive("127.0.0.1:0", &[]));
+        let mut here = send(&there.address, &["--compress", "off", "--delta", "off"]);
+        deny(&mut here, call);
+        done(&here.output().unwrap());
+        assert_eq!(there.finish().code(), Some(0));
+    }
 }
 
 #[test]
