@@ -67,6 +67,9 @@ pub enum Error {
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// What is asked for cannot be done.
+    #[error("{0}")]
+    Settings(String),
     /// Certificates or keys are missing or wrong.
     #[error("TLS: {0}")]
     Tls(String),

@@ -303,7 +303,10 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
             Err(failed) => {
                 let retryable = !matches!(
                     failed.error,
-                    Error::Cancelled | Error::GaveUp(_) | Error::Unresolved { .. }
+                    Error::Cancelled
+                        | Error::GaveUp(_)
+                        | Error::Settings(_)
+                        | Error::Unresolved { .. }
                 );
                 // A receiver that is not there yet costs no retry while we may wait for one.
                 let absent = matches!(failed.error, Error::Connect { .. }) && lost > 0;

@@ -27,6 +27,7 @@ impl Attempt<'_> {
     pub(super) fn setup(&mut self) -> Result<Links, Error> {
         let start = Instant::now();
         let settings = self.settings;
+        settings.check()?;
         self.observer.progress(Progress::Setup);
         let migration = self.id;
         let hello = |role| Hello { migration, role, epoch: settings.epoch };
