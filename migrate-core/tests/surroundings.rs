@@ -183,6 +183,26 @@ fn a_limit_on_file_size_is_an_error_and_no_death() {
 }
 
 #[test]
+fn link_timeouts_work_or_are_refused_with_their_range() {
+    for timeout in ["99ms", "3601s", "32768s", "99years", "0s"] {
+        let output = send("127.0.0.1:9", &["--link-timeout", timeout]).output().unwrap();
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{timeout}: {told}");
+        assert!(told.contains("from 100ms to 1h"), "{timeout}: {told}");
+    }
+    for timeout in ["999ms", "1h"] {
+        let there = Receiver::start(receive("127.0.0.1:0", &["--link-timeout", timeout]));
+        let output = send(&there.address, &["--link-timeout", timeout]).output().unwrap();
+        done(&output);
+        assert_eq!(there.finish().code(), Some(0), "{timeout}");
+    }
+    // The shortest may not bear a busy machine, but the system takes it.
+    let there = Receiver::start(receive("127.0.0.1:0", &["--link-timeout", "100ms"]));
+    let told = text(&send(&there.address, &["--link-timeout", "100ms"]).output().unwrap());
+    assert!(!told.contains("Invalid argument"), "{told}");
+}
+
+#[test]
 fn times_without_end_are_refused() {
     let ages = "500000000000years";
     for option in ["--time-limit", "--resolve-timeout", "--downtime"] {

@@ -144,10 +144,15 @@ const DURATION_MAX: Duration = Duration::from_secs(100 * 31_557_600);
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > DURATION_MAX => {
-            Err(format!("too long; at most {}", humantime::format_duration(DURATION_MAX)))
+            Err(format!("too long; at most {}", format_duration(DURATION_MAX)))
         }
         other => other.map_err(|e| format!("{e}; use for example 300ms, 30s or 2min")),
     }
+}
+
+/// A duration as it would be typed.
+pub fn format_duration(duration: Duration) -> impl fmt::Display {
+    humantime::format_duration(duration)
 }
 
 impl fmt::Display for Bytes {

@@ -22,6 +22,13 @@ use tls::Identity;
 /// at a stun waits behind them, and because what waits long leaves the processor's cache.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
+/// Shortest and longest silence that a link may be told to bear. A timeout below a round trip to the
+/// other side of the world would end every link there.
+pub const TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// Idle times that the kernel takes before it asks for a sign of life: whole seconds in 15 bits.
+const KEEPALIVE_RANGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(32_767)];
+
 /// How a link is protected and how long it may be silent.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -29,7 +36,7 @@ pub struct LinkSettings {
     pub identity: Option<Identity>,
     /// Whether an unprotected link beyond loopback is wanted.
     pub exposure: Exposure,
-    /// Longest silence or stall before a link counts as lost.
+    /// Longest silence or stall before a link counts as lost, within [`TIMEOUT_RANGE`].
     pub timeout: Duration,
     /// How connections that this side opens share the network.
     pub congestion: Congestion,
@@ -72,12 +79,15 @@ impl LinkSettings {
 
     fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
         let socket = SockRef::from(stream);
+        let timeout = self.timeout.clamp(*TIMEOUT_RANGE.start(), *TIMEOUT_RANGE.end());
+        let [shortest, longest] = KEEPALIVE_RANGE;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-        socket.set_read_timeout(Some(self.timeout))?;
-        socket.set_write_timeout(Some(self.timeout))?;
-        socket.set_tcp_user_timeout(Some(self.timeout))?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.timeout))
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
+        socket.set_tcp_user_timeout(Some(timeout))?;
+        let idle = timeout.clamp(shortest, longest);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
     }
 }
 
@@ -228,6 +238,23 @@ impl Listener {
                 let _ = channel.write(&Welcome::Version.encode());
                 Err(e.into())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's own limits on its options are not the user's.
+    #[test]
+    fn every_timeout_in_range_can_be_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for timeout_ms in [0, 100, 999, 1000, 32_768_000, 3_600_000, u64::MAX] {
+            let timeout = Duration::from_millis(timeout_ms);
+            let settings = LinkSettings { timeout, ..LinkSettings::default() };
+            settings.tune(&stream).unwrap();
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use migrate_core::link::tls::Identity;
-use migrate_core::link::{Exposure, LinkSettings};
-use workload::units::parse_duration;
+use migrate_core::link::{Exposure, LinkSettings, TIMEOUT_RANGE};
+use workload::units::{format_duration, parse_duration};
 
 /// Protection and timeouts of the link.
 #[derive(Args, Clone, Debug)]
@@ -27,8 +27,10 @@ impl LinkArgs {
     /// Checks what can be checked before anything is started.
     pub(crate) fn resolve(&self, role: &str) -> anyhow::Result<LinkSettings> {
         anyhow::ensure!(
-            self.link_timeout >= Duration::from_millis(100),
-            "--link-timeout must be at least 100ms"
+            TIMEOUT_RANGE.contains(&self.link_timeout),
+            "--link-timeout must be from {} to {}",
+            format_duration(*TIMEOUT_RANGE.start()),
+            format_duration(*TIMEOUT_RANGE.end())
         );
         let identity = self.tls_dir.as_deref().map(Identity::in_directory);
         if let Some(identity) = &identity {
