@@ -14,8 +14,8 @@ pub enum Error {
     /// Nobody answered.
     #[error("cannot connect to {peer}: {source}; is `vmigrate receive` running there?")]
     Connect {
-        /// Where to.
-        peer: SocketAddr,
+        /// Where to: an address, or a name of several.
+        peer: String,
         /// What the system said.
         source: std::io::Error,
     },

@@ -192,7 +192,7 @@ fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
 
     let (receiving, address) = listener();
     let there = receiver(receiving, StampedFactory::default());
-    (settings.peer, settings.bandwidth) = (address, None);
+    (settings.peer, settings.bandwidth) = (address.into(), None);
     send(&mut guest, &settings).unwrap();
     assert_healthy(&mut there.join().unwrap().unwrap().guest.guest.take().unwrap());
 }

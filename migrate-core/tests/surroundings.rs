@@ -55,6 +55,10 @@ impl Receiver {
         Self { child, address: address.trim().to_owned() }
     }
 
+    fn port(&self) -> &str {
+        self.address.rsplit_once(':').unwrap().1
+    }
+
     fn finish(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -214,6 +218,68 @@ fn times_without_end_are_refused() {
     let output = receive("127.0.0.1:0", &["--wait", ages]).stderr(Stdio::piped()).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// Runs programs where `two.test` is `[::1]` and then 127.0.0.1; `None` where that cannot be made.
+fn where_a_name_has_two_addresses(script: &str) -> Option<Output> {
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "::1 two.test\n127.0.0.1 two.test localhost\n").unwrap();
+    let script = format!("mount --bind {} /etc/hosts && {{ {script}\n}}", hosts.display());
+    for flags in ["-m", "-rm"] {
+        let tried =
+            Command::new("unshare").args([flags, "mount", "--bind", "/etc", "/mnt"]).output();
+        if tried.is_ok_and(|tried| tried.status.success()) {
+            return Some(
+                Command::new("unshare").args([flags, "sh", "-c", &script]).output().unwrap(),
+            );
+        }
+    }
+    workload::say!("SKIPPED: a name with two addresses: no mount namespaces here");
+    None
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let there = Receiver::start(receive("127.0.0.1:0", &[]));
+    let (port, small) = (there.port(), SMALL.join(" "));
+    let script = format!("{VMIGRATE} send --to two.test:{port} {small}");
+    let Some(output) = where_a_name_has_two_addresses(&script) else { return };
+    done(&output);
+    assert_eq!(there.finish().code(), Some(0));
+
+    // Nobody at any of them: all are named.
+    let script = format!("{VMIGRATE} send --to two.test:9 {small}");
+    let told = text(&where_a_name_has_two_addresses(&script).unwrap());
+    for part in ["cannot connect to two.test:9", "[::1]:9", "127.0.0.1:9"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+
+    // An address of the name that is taken leaves the other.
+    let taken = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let script = format!("{VMIGRATE} receive --listen two.test:{port} --wait 300ms");
+    let output = where_a_name_has_two_addresses(&script).unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains(&format!("listening on 127.0.0.1:{port}")), "{told}");
+    assert!(told.contains(&format!("cannot listen on [::1]:{port}")), "{told}");
+}
+
+#[test]
+fn addresses_of_every_spelling_are_taken() {
+    let there = Receiver::start(receive("127.0.0.1:0", &[]));
+    done(&send(&format!("[::ffff:127.0.0.1]:{}", there.port()), &[]).output().unwrap());
+    assert_eq!(there.finish().code(), Some(0));
+    for link_local in ["[fe80::1%lo]:9", "[fe80::1%1]:9", "fe80::1%lo:9"] {
+        let output = send(link_local, &[]).output().unwrap();
+        let told = text(&output);
+        // Understood, and not loopback.
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("is not loopback"), "{told}");
+    }
+    let told = text(&send("[fe80::1%nosuch]:9", &[]).output().unwrap());
+    assert!(told.contains("use HOST:PORT"), "{told}");
 }
 
 /// Denies one system call, as a container's filter does.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
+use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -84,6 +85,42 @@ fn a_duration_without_end_is_refused() {
     let arguments = ["run", "--memory", "1MiB", "--duration", "500000000000years"];
     let (code, told) = run(Stdio::piped(), Stdio::piped(), &arguments);
     assert!(code == Some(2) && told.contains("at most 100years"), "{code:?} {told}");
+}
+
+/// Heartbeats to a name that is `[::1]`, where nobody listens, and then 127.0.0.1.
+#[test]
+fn heartbeats_find_the_address_that_listens() {
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "::1 two.test\n127.0.0.1 two.test localhost\n").unwrap();
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    listener.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heartbeat = format!("--heartbeat udp:two.test:{port} --json");
+    let script = format!(
+        "mount --bind {} /etc/hosts && exec {WORKLOAD} {} {heartbeat}",
+        hosts.display(),
+        SMALL.join(" ")
+    );
+    let may = |flags: &str| {
+        let mut trial = Command::new("unshare");
+        let trial = trial.args([flags, "mount", "--bind", "/etc", "/mnt"]).output();
+        trial.is_ok_and(|trial| trial.status.success())
+    };
+    let Some(flags) = ["-m", "-rm"].into_iter().find(|flags| may(flags)) else {
+        workload::say!("SKIPPED: a name with two addresses: no mount namespaces here");
+        return;
+    };
+    let output = Command::new("unshare").args([flags, "sh", "-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let (mut lines, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length) = listener.recv(&mut buffer) {
+        lines.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    assert!(lines.len() > 20, "{} lines: {}", lines.len(), text(&output));
+    // Nothing was lost on the way, not even the first line.
+    assert!(text(&output).contains("\"heartbeats_refused\":0"), "{}", text(&output));
+    assert!(lines[0].starts_with('S'), "{}", lines[0]);
 }
 
 #[test]

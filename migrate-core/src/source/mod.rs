@@ -16,7 +16,6 @@ mod sender;
 mod shards;
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +24,7 @@ use crate::Error;
 use crate::codec::Encoding;
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::LinkSettings;
+use crate::link::address::Endpoint;
 use crate::link::channel::Channel;
 use crate::link::pacer;
 use crate::policy::{PolicyKind, Settings};
@@ -36,8 +36,8 @@ use crate::report::MigrationReport;
 /// How a migration is to go.
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
-    /// The destination's address.
-    pub peer: SocketAddr,
+    /// The destination; of a name's addresses the first that answers.
+    pub peer: Endpoint,
     /// Protection and timeouts.
     pub link: LinkSettings,
     /// Data streams.

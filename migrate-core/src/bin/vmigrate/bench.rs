@@ -215,7 +215,7 @@ fn one(
             proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
             tracker: engine.tracker,
             source: SourceSettings {
-                peer: receiver.address,
+                peer: receiver.address.into(),
                 link: LinkSettings::default(),
                 streams: engine.streams,
                 // The experiment's engine sent whole pages.

@@ -1,7 +1,6 @@
 //! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use migrate_core::Error;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
-use migrate_core::link::{self, Listener};
+use migrate_core::link::address::Endpoint;
+use migrate_core::link::{LinkSettings, Listener};
 use verifier::verdict::Verdict;
 use workload::say::Out;
 use workload::units::parse_duration;
@@ -27,8 +27,8 @@ use crate::output::{ReceiveReport, SCHEMA, print_json};
     vmigrate receive --listen 0.0.0.0:7400 --tls-dir /etc/vmigrate/tls")]
 pub(crate) struct Args {
     /// Address to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = link::resolve)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    listen: Endpoint,
     /// Give up if no guest came after this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let listener = Listener::bind(args.listen, args.link.resolve("server")?)?;
+    let listener = listen(&args.listen, &args.link.resolve("server")?)?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let address = listener.address()?;
     if args.announce {
@@ -77,6 +77,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             })
         }
     }
+}
+
+/// Listens on the first address of `endpoint` that can be listened on. Which are not listened on is
+/// said, because callers may try them.
+fn listen(endpoint: &Endpoint, settings: &LinkSettings) -> anyhow::Result<Listener> {
+    for address in endpoint.addresses() {
+        settings.allow(*address)?;
+    }
+    let mut failures = Vec::new();
+    let bound = endpoint.addresses().iter().find_map(|address| {
+        Listener::bind(*address, settings.clone()).map_err(|e| failures.push(e.to_string())).ok()
+    });
+    let Some(listener) = bound else { anyhow::bail!(failures.join("; ")) };
+    for failure in &failures {
+        say!("vmigrate: {failure}");
+    }
+    for address in &endpoint.addresses()[failures.len() + 1..] {
+        say!("vmigrate: not listening on {address}, which {endpoint} also is");
+    }
+    Ok(listener)
 }
 
 /// Lets the guest run on, looks again, and tells the source.

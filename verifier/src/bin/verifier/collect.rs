@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use verifier::verdict::Verdict;
 use workload::journal::{Collected, Collector, Motion};
-use workload::outlet::open_serial;
+use workload::outlet::{addresses, open_serial};
 use workload::say::Reader;
 use workload::{interrupt, say};
 
@@ -117,7 +117,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
 fn open(inlet: &Inlet) -> anyhow::Result<Lines> {
     Ok(match inlet {
         Inlet::Udp(address) => {
-            let socket = UdpSocket::bind(address)
+            let socket = addresses(address)
+                .and_then(|all| UdpSocket::bind(&all[..]))
                 .with_context(|| format!("cannot listen at udp:{address}"))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             datagrams(move |buffer| socket.recv(buffer))
