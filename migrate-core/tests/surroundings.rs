@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const VMIGRATE: &str = env!("CARGO_BIN_EXE_vmigrate");
 /// A migration of a second.
@@ -321,6 +322,104 @@ fn a_denied_system_call_costs_a_copy_and_no_migration() {
         done(&here.output().unwrap());
         assert_eq!(there.finish().code(), Some(0));
     }
+}
+
+/// What may be wrong with a set of certificates.
+#[derive(Clone, Copy)]
+enum Valid {
+    /// To the far future.
+    Long,
+    /// For so many days yet, or for so many days no more.
+    Days(i64),
+}
+
+fn limit(parameters: &mut rcgen::CertificateParams, valid: Valid) {
+    if let Valid::Days(days) = valid {
+        let now = std::time::SystemTime::now();
+        let day = Duration::from_secs(86_400);
+        let distance = day * days.unsigned_abs() as u32 + Duration::from_secs(3600);
+        let end = if days < 0 { now - distance } else { now + distance };
+        (parameters.not_before, parameters.not_after) = ((now - day * 1000).into(), end.into());
+    }
+}
+
+/// A certification authority, and a pair for each side.
+fn certificates(directory: &Path, ca_valid: Valid, server_valid: Valid) {
+    let write = |name: &str, text: String| std::fs::write(directory.join(name), text).unwrap();
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    limit(&mut ca, ca_valid);
+    write("ca-cert.pem", ca.self_signed(&ca_key).unwrap().pem());
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    for (side, valid) in [("client", Valid::Long), ("server", server_valid)] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let mut parameters = rcgen::CertificateParams::new(names).unwrap();
+        limit(&mut parameters, valid);
+        write(&format!("{side}-cert.pem"), parameters.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{side}-key.pem"), key.serialize_pem());
+    }
+}
+
+fn with_tls(directory: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let start = Instant::now();
+    let mut command = Command::new(VMIGRATE);
+    let output = command.args(arguments).arg("--tls-dir").arg(directory).output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(20));
+    (output.status.code(), text(&output))
+}
+
+#[test]
+fn certificates_that_cannot_work_are_named_at_the_start() {
+    let receiver = ["receive", "--listen", "127.0.0.1:0", "--wait", "200ms"];
+    let sender = ["send", "--to", "127.0.0.1:9", "--memory", "4MiB", "--linger", "100ms"];
+    #[track_caller]
+    fn refused((code, told): (Option<i32>, String), says: &[&str]) {
+        assert_eq!(code, Some(2), "{told}");
+        for part in says {
+            assert!(told.contains(part), "'{part}' in: {told}");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+
+    certificates(path, Valid::Long, Valid::Long);
+    let swap = |from: &str, to: &str| std::fs::copy(path.join(from), path.join(to)).unwrap();
+    swap("client-key.pem", "kept");
+    swap("server-key.pem", "client-key.pem");
+    refused(with_tls(path, &sender), &["client-key.pem", "does not belong to", "client-cert.pem"]);
+    swap("kept", "server-key.pem");
+    refused(
+        with_tls(path, &receiver),
+        &["server-key.pem", "does not belong to", "server-cert.pem"],
+    );
+
+    for encrypted in [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n\
+         -----END EC PRIVATE KEY-----\n",
+    ] {
+        certificates(path, Valid::Long, Valid::Long);
+        std::fs::write(path.join("server-key.pem"), encrypted).unwrap();
+        refused(with_tls(path, &receiver), &["server-key.pem", "is encrypted"]);
+    }
+
+    certificates(path, Valid::Days(-2), Valid::Long);
+    refused(with_tls(path, &receiver), &["ca-cert.pem", "expired"]);
+    refused(with_tls(path, &sender), &["ca-cert.pem", "expired"]);
+    certificates(path, Valid::Long, Valid::Days(-2));
+    refused(with_tls(path, &receiver), &["server-cert.pem", "expired"]);
+
+    // What expires soon still works, and is said.
+    certificates(path, Valid::Days(9), Valid::Days(0));
+    let (code, told) = with_tls(path, &receiver);
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("ca-cert.pem expires in 9 days"), "{told}");
+    assert!(told.contains("server-cert.pem expires in less than a day"), "{told}");
+    certificates(path, Valid::Long, Valid::Days(20));
+    let (code, told) = with_tls(path, &receiver);
+    assert!(code == Some(3) && !told.contains("expires"), "{told}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
 use migrate_core::link::address::Endpoint;
+use migrate_core::link::tls::Side;
 use migrate_core::link::{LinkSettings, Listener};
 use verifier::verdict::Verdict;
 use workload::say::Out;
@@ -48,7 +49,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let listener = listen(&args.listen, &args.link.resolve("server")?)?;
+    let listener = listen(&args.listen, &args.link.resolve(Side::Server)?)?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let address = listener.address()?;
     if args.announce {

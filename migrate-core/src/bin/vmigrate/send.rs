@@ -17,6 +17,7 @@ use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::link::LinkSettings;
 use migrate_core::link::address::Endpoint;
 use migrate_core::link::congestion::Congestion;
+use migrate_core::link::tls::Side;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
@@ -231,7 +232,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     engine.check(args.memory, args.bandwidth)?;
     args.congestion.check()?;
-    let link = LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve("client")? };
+    let link =
+        LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve(Side::Client)? };
     for address in args.to.addresses() {
         link.allow(*address)?;
     }
