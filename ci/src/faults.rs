@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     let large = large_region(&mut tally, args.seed)?;
     for wrong in tally.wrong.iter().take(20) {
-        eprintln!("ci: {wrong}");
+        workload::say!("ci: {wrong}");
     }
     let share = 100.0 * tally.named as f64 / tally.planted.max(1) as f64;
     use std::io::Write;
@@ -228,7 +228,7 @@ fn write(workload: Workload, random: &mut SmallRng) -> anyhow::Result<Written> {
 /// One fault of each kind beyond 4 GiB; says so when the machine is too small.
 fn large_region(tally: &mut Tally, seed: u64) -> anyhow::Result<&'static str> {
     if machine::require_memory(Bytes(LARGE.0 + (1 << 30))).is_err() {
-        eprintln!("SKIPPED: faults beyond 4 GiB: this machine has less than 5 GiB available");
+        workload::say!("SKIPPED: faults beyond 4 GiB: this machine has less than 5 GiB available");
         return Ok("");
     }
     let spec = WorkloadSpec {

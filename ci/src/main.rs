@@ -57,8 +57,9 @@ fn interrupted() -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
+    workload::interrupt::outlive_file_size_limit();
     if let Err(e) = workload::interrupt::install() {
-        eprintln!("ci: cannot watch for Ctrl-C: {e}");
+        workload::say!("ci: cannot watch for Ctrl-C: {e}");
         return ExitCode::from(workload::exit::USAGE);
     }
     let result = match Cli::parse().command {
@@ -92,13 +93,13 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("ci: {}", workload::exit::one_line(e.as_ref()));
+            workload::say!("ci: {}", workload::exit::one_line(e.as_ref()));
             ExitCode::from(workload::exit::USAGE)
         }
     }
 }
 
 fn skipped(what: &str, reason: &str) -> ExitCode {
-    eprintln!("SKIPPED: {what}: {reason}");
+    workload::say!("SKIPPED: {what}: {reason}");
     ExitCode::from(EXIT_SKIPPED)
 }

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 *by_policy.entry(policy).or_default() += 1;
             }
             Err(e) => {
-                eprintln!("ci: seed {seed}: {e:#}\n    vmigrate send {}", arguments.join(" "))
+                workload::say!("ci: seed {seed}: {e:#}\n    vmigrate send {}", arguments.join(" "))
             }
         }
     }

@@ -14,8 +14,8 @@ pub enum Error {
     /// Nobody answered.
     #[error("cannot connect to {peer}: {source}; is `vmigrate receive` running there?")]
     Connect {
-        /// Where to.
-        peer: SocketAddr,
+        /// Where to: an address, or a name of several.
+        peer: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -67,6 +67,9 @@ pub enum Error {
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// What is asked for cannot be done.
+    #[error("{0}")]
+    Settings(String),
     /// Certificates or keys are missing or wrong.
     #[error("TLS: {0}")]
     Tls(String),

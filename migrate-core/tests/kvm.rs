@@ -29,7 +29,7 @@ fn kvm() -> bool {
     match MachineKind::Kvm.missing() {
         None => true,
         Some(why) => {
-            eprintln!("SKIPPED: {why}");
+            workload::say!("SKIPPED: {why}");
             false
         }
     }

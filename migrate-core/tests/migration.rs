@@ -17,7 +17,7 @@ use migrate_core::link::tls::Identity;
 use migrate_core::link::{Exposure, LinkSettings, Listener};
 use migrate_core::policy::PolicyKind;
 use migrate_core::source::handover::{Resolution, decide};
-use migrate_core::source::{self, Streams};
+use migrate_core::source::{self, SourceSettings, Streams};
 use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
 use verifier::verdict::Verdict;
 
@@ -200,7 +200,7 @@ fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
 
     let (receiving, address) = listener();
     let there = receiver(receiving, StampedFactory::default());
-    (settings.peer, settings.bandwidth) = (address, None);
+    (settings.peer, settings.bandwidth) = (address.into(), None);
     send(&mut guest, &settings).unwrap();
     assert_healthy(&mut there.join().unwrap().unwrap().guest.guest.take().unwrap());
 }
@@ -233,6 +233,18 @@ fn an_address_beyond_loopback_needs_protection() {
     let link = LinkSettings::default();
     assert!(matches!(link.allow(address), Err(Error::Insecure(_))));
     assert!(LinkSettings { exposure: Exposure::Insecure, ..link }.allow(address).is_ok());
+}
+
+#[test]
+fn a_bandwidth_that_moves_nothing_is_refused() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (_listener, address) = listener();
+    for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let settings = SourceSettings { bandwidth: Some(rate), ..settings(address) };
+        let failed = send(&mut guest, &settings).unwrap_err();
+        assert!(matches!(failed.error, Error::Settings(_)), "{rate}: {}", failed.error);
+        assert_healthy(&mut guest);
+    }
 }
 
 /// The one ambiguous moment: Run was sent, the link dies before Running comes back.

@@ -27,6 +27,7 @@ pub mod pattern;
 pub mod profile;
 pub mod rate;
 pub mod region;
+pub mod say;
 pub mod schedule;
 pub mod spec;
 pub mod stats;

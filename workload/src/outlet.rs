@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -67,7 +67,7 @@ pub(crate) struct Outlet {
 enum Link {
     File(File),
     Serial(File),
-    Udp(UdpSocket),
+    Udp(Datagrams),
     Unix { socket: UnixDatagram, path: PathBuf },
 }
 
@@ -78,7 +78,7 @@ impl Outlet {
                 File::options().append(true).create(true).open(path).map(Link::File)
             }
             OutletAddress::Serial(path) => open_serial(path).map(Link::Serial),
-            OutletAddress::Udp(host) => open_udp(host).map(Link::Udp),
+            OutletAddress::Udp(host) => Datagrams::open(host).map(Link::Udp),
             OutletAddress::Unix(path) => {
                 let socket = UnixDatagram::unbound().and_then(|s| {
                     // A reader that does not keep up must not hold the guest.
@@ -120,7 +120,7 @@ impl Outlet {
                     .map_err(|e| failed(&self.address, "write", e));
             }
             Link::Serial(file) => file.write_all(bytes),
-            Link::Udp(socket) => socket.send(bytes).map(drop),
+            Link::Udp(datagrams) => datagrams.send(bytes),
             Link::Unix { socket, path } => socket.send_to(bytes, path).map(drop),
         };
         // Nobody listening is no fault of the guest.
@@ -168,17 +168,70 @@ fn failed(address: &OutletAddress, doing: &'static str, source: io::Error) -> Jo
     }
 }
 
-fn open_udp(host: &str) -> io::Result<UdpSocket> {
-    use std::net::ToSocketAddrs;
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in host.to_socket_addrs()? {
-        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        match UdpSocket::bind(any).and_then(|s| s.connect(address).map(|()| s)) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => last = e,
+/// Datagrams to a name: to one of its addresses, and to the next when nobody listens there.
+#[derive(Debug)]
+struct Datagrams {
+    /// One for each address that there is a way to.
+    sockets: Vec<UdpSocket>,
+    current: usize,
+}
+
+impl Datagrams {
+    fn open(host: &str) -> io::Result<Self> {
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let mut sockets = Vec::new();
+        for address in addresses(host)? {
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            match UdpSocket::bind(any).and_then(|s| s.connect(address).map(|()| s)) {
+                Ok(socket) => sockets.push(socket),
+                Err(e) => failed = e,
+            }
+        }
+        match sockets.is_empty() {
+            true => Err(failed),
+            false => Ok(Self { sockets, current: 0 }),
         }
     }
-    Err(last)
+
+    /// Sends to the first address, beginning with the current one, that does not refuse at once.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Over a network a refusal comes later, and would else be taken for one of this datagram.
+        if self.refusal()?.is_some() {
+            self.turn();
+        }
+        let mut result = Ok(());
+        for _ in 0..self.sockets.len() {
+            let sent = self.sockets[self.current].send(bytes);
+            // On this machine a refusal is there when the call returns.
+            result = match (sent, self.refusal()?) {
+                (Ok(_), None) => return Ok(()),
+                (Err(error), _) | (_, Some(error)) => Err(error),
+            };
+            self.turn();
+        }
+        result
+    }
+
+    fn refusal(&self) -> io::Result<Option<io::Error>> {
+        self.sockets[self.current].take_error()
+    }
+
+    fn turn(&mut self) {
+        self.current = (self.current + 1) % self.sockets.len();
+    }
+}
+
+/// Every address that HOST:PORT stands for. The system is asked for the host without its brackets:
+/// it knows a scope by its name (`[fe80::1%eth0]:7007`).
+///
+/// # Errors
+/// It stands for none.
+pub fn addresses(text: &str) -> io::Result<Vec<SocketAddr>> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "HOST:PORT is wanted");
+    let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((bare, port).to_socket_addrs()?.collect())
 }
 
 /// Opens a serial port for reading and writing, in raw mode: no echo, no translation of line ends.
@@ -241,6 +294,7 @@ mod tests {
         assert_eq!(&buffer[..length], b"one\n");
         drop(listener);
         (0..5).for_each(|_| outlet.send("two\n").unwrap());
+        assert_eq!(outlet.refused(), 5);
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
@@ -251,6 +305,41 @@ mod tests {
         outlet.send("late\n").unwrap();
         let length = listener.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"late\n");
+    }
+
+    #[test]
+    fn datagrams_go_to_the_address_that_listens() {
+        let bound = |ip: &str| UdpSocket::bind((ip, 0)).unwrap();
+        let (first, second) = (bound("127.0.0.1"), bound("127.0.0.2"));
+        let to = |listener: &UdpSocket| {
+            let socket = bound("0.0.0.0");
+            socket.connect(listener.local_addr().unwrap()).unwrap();
+            socket
+        };
+        let mut datagrams = Datagrams { sockets: vec![to(&first), to(&second)], current: 0 };
+        let mut buffer = [0; 16];
+        let mut heard = |listener: &UdpSocket| {
+            let length = listener.recv(&mut buffer).unwrap();
+            buffer[..length].to_vec()
+        };
+        datagrams.send(b"one").unwrap();
+        assert_eq!(heard(&first), b"one");
+        drop(first);
+        for text in [&b"two"[..], b"three"] {
+            datagrams.send(text).unwrap();
+            assert_eq!(heard(&second), text);
+        }
+        drop(second);
+        assert!(datagrams.send(b"four").is_err());
+    }
+
+    #[test]
+    fn hosts_are_written_as_elsewhere() {
+        let first = |text: &str| addresses(text).map(|found| found[0].to_string()).ok();
+        assert_eq!(first("[fe80::1%lo]:9"), Some("[fe80::1%1]:9".to_owned()));
+        assert_eq!(first("[::1]:9"), Some("[::1]:9".to_owned()));
+        assert_eq!(first("127.0.0.1:9"), Some("127.0.0.1:9".to_owned()));
+        assert_eq!((first("nowhere"), first("host:port")), (None, None));
     }
 
     #[test]

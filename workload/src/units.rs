@@ -134,12 +134,25 @@ impl Bytes {
     }
 }
 
+/// Longest duration: added to any time of this century or the next it is still a time.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 31_557_600);
+
 /// Parses `300ms`, `30s`, `2min`.
 ///
 /// # Errors
-/// A text that is no duration, with the reason.
+/// A text that is no duration, or one of more than a hundred years, with the reason.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; use for example 300ms, 30s or 2min"))
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > DURATION_MAX => {
+            Err(format!("too long; at most {}", format_duration(DURATION_MAX)))
+        }
+        other => other.map_err(|e| format!("{e}; use for example 300ms, 30s or 2min")),
+    }
+}
+
+/// A duration as it would be typed.
+pub fn format_duration(duration: Duration) -> impl fmt::Display {
+    humantime::format_duration(duration)
 }
 
 impl fmt::Display for Bytes {
@@ -181,6 +194,14 @@ impl Rate {
     }
 }
 
+/// A number with so many digits after the point; `-` where nothing was divided by nothing.
+pub fn number(value: f64, digits: usize) -> String {
+    match value.is_finite() {
+        true => format!("{value:.digits$}"),
+        false => "-".to_owned(),
+    }
+}
+
 fn trim(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -208,6 +229,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_is_a_dash() {
+        assert_eq!(number(2.0 / 3.0, 2), "0.67");
+        assert_eq!([number(f64::NAN, 2), number(f64::INFINITY, 0)], ["-", "-"]);
+    }
+
+    #[test]
     fn nonsense_is_named() {
         assert!(matches!("".parse::<Bytes>(), Err(UnitError::NoNumber(_))));
         assert!(matches!("-1GiB".parse::<Bytes>(), Err(UnitError::NoNumber(_))));
@@ -217,5 +244,7 @@ mod tests {
         assert!(matches!("100MB".parse::<Rate>(), Err(UnitError::UnknownUnit { .. })));
         assert!(matches!("1parsec/s".parse::<Rate>(), Err(UnitError::UnknownUnit { .. })));
         assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("100years").is_ok());
+        assert_eq!(parse_duration("101years").unwrap_err(), "too long; at most 100years");
     }
 }

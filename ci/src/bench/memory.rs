@@ -146,7 +146,7 @@ fn touch(rounds: usize) -> anyhow::Result<Row> {
     let mut dirty = match DirtyPages::watch(region.clone()) {
         Ok(dirty) => dirty,
         Err(e) => {
-            eprintln!("SKIPPED: touch under write tracking: {e} (needs Linux 6.7)");
+            workload::say!("SKIPPED: touch under write tracking: {e} (needs Linux 6.7)");
             return Ok(row);
         }
     };
@@ -230,7 +230,9 @@ fn hashing(rounds: usize) -> anyhow::Result<Row> {
         std::hint::black_box(root);
         ours.push(MEMORY.0 as f64 / elapsed);
         let Some(rate) = openssl() else {
-            eprintln!("SKIPPED: SHA-256 against OpenSSL: no 'openssl' (Debian package openssl)");
+            workload::say!(
+                "SKIPPED: SHA-256 against OpenSSL: no 'openssl' (Debian package openssl)"
+            );
             return Ok(row);
         };
         theirs.push(rate * cores);

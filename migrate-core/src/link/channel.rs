@@ -1,7 +1,7 @@
 //! One connection, usable from a reading and a writing thread at the same time, plain or TLS.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 use socket2::SockRef;
@@ -38,6 +38,14 @@ impl Channel {
             tls.complete_io(&mut &stream).map_err(|e| Error::Tls(e.to_string()))?;
         }
         Ok(Self { tls: Some(Mutex::new(tls)), ..Self::plain(stream) })
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 
     /// The congestion control in force, as the kernel calls it.

@@ -1,12 +1,14 @@
 //! Streams between hosts: TCP or mutual TLS, timeouts, pacing. What a page means is not known here.
 
+pub mod address;
 pub mod channel;
 pub mod congestion;
 pub mod pacer;
 mod sys;
 pub mod tls;
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -14,6 +16,7 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use crate::Error;
 use crate::proto::ProtoError;
 use crate::proto::hello::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
+use address::Endpoint;
 use channel::Channel;
 use congestion::Congestion;
 use tls::Identity;
@@ -22,6 +25,13 @@ use tls::Identity;
 /// at a stun waits behind them, and because what waits long leaves the processor's cache.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
+/// Shortest and longest silence that a link may be told to bear. A timeout below a round trip to the
+/// other side of the world would end every link there.
+pub const TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// Idle times that the kernel takes before it asks for a sign of life: whole seconds in 15 bits.
+const KEEPALIVE_RANGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(32_767)];
+
 /// How a link is protected and how long it may be silent.
 #[derive(Clone, Debug)]
 pub struct LinkSettings {
@@ -29,7 +39,7 @@ pub struct LinkSettings {
     pub identity: Option<Identity>,
     /// Whether an unprotected link beyond loopback is wanted.
     pub exposure: Exposure,
-    /// Longest silence or stall before a link counts as lost.
+    /// Longest silence or stall before a link counts as lost, within [`TIMEOUT_RANGE`].
     pub timeout: Duration,
     /// How connections that this side opens share the network.
     pub congestion: Congestion,
@@ -62,43 +72,58 @@ impl LinkSettings {
     /// [`Error::Insecure`].
     pub fn allow(&self, address: SocketAddr) -> Result<(), Error> {
         let protected = self.identity.is_some() || self.exposure == Exposure::Insecure;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_loopback() => Ok(()),
-            IpAddr::V6(ip) if ip.is_loopback() => Ok(()),
-            _ if protected => Ok(()),
-            _ => Err(Error::Insecure(address)),
+        match protected || address::is_loopback(address.ip()) {
+            true => Ok(()),
+            false => Err(Error::Insecure(address)),
         }
     }
 
     fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
         let socket = SockRef::from(stream);
+        let timeout = self.timeout.clamp(*TIMEOUT_RANGE.start(), *TIMEOUT_RANGE.end());
+        let [shortest, longest] = KEEPALIVE_RANGE;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-        socket.set_read_timeout(Some(self.timeout))?;
-        socket.set_write_timeout(Some(self.timeout))?;
-        socket.set_tcp_user_timeout(Some(self.timeout))?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.timeout))
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
+        socket.set_tcp_user_timeout(Some(timeout))?;
+        let idle = timeout.clamp(shortest, longest);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
     }
 }
 
-/// Turns `HOST:PORT` into an address.
-///
-/// # Errors
-/// A sentence for the user.
-pub fn resolve(text: &str) -> Result<SocketAddr, String> {
-    text.to_socket_addrs()
-        .map_err(|e| format!("'{text}' is no address ({e}); use HOST:PORT"))?
-        .next()
-        .ok_or_else(|| format!("'{text}' has no address"))
-}
-
-/// Connects and shakes hands.
+/// Connects and shakes hands with the first address of `peer` that answers.
 ///
 /// # Errors
 /// Nobody is there, the peer is not ours, or it refuses.
-pub fn connect(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
-    settings.allow(peer)?;
-    let failed = |source| Error::Connect { peer, source };
+pub fn connect(peer: &Endpoint, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
+    // A name that also leads outside is refused, whichever of its addresses would answer.
+    for address in peer.addresses() {
+        settings.allow(*address)?;
+    }
+    peer.first(|address| call(address, hello, settings)).map_err(|failures| nobody(peer, failures))
+}
+
+/// What is said when no address of a peer would do: what the first that answered said, and else
+/// what became of each.
+fn nobody(peer: &Endpoint, failures: Vec<(SocketAddr, Error)>) -> Error {
+    let mut absent = Vec::new();
+    let mut kind = ErrorKind::NotConnected;
+    for (address, error) in failures {
+        match error {
+            Error::Connect { source, .. } if peer.addresses().len() > 1 => {
+                kind = source.kind();
+                absent.push(format!("{address}: {source}"));
+            }
+            other => return other,
+        }
+    }
+    let source = std::io::Error::new(kind, absent.join("; "));
+    Error::Connect { peer: peer.to_string(), source }
+}
+
+fn call(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
+    let failed = |source| Error::Connect { peer: peer.to_string(), source };
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, None).map_err(failed)?;
     settings.congestion.set(&socket).map_err(failed)?;
     socket.connect_timeout(&peer.into(), settings.timeout).map_err(failed)?;
@@ -113,7 +138,7 @@ pub fn connect(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Resul
     let mut answer = [0; WELCOME_BYTES];
     match channel.read_exact(&mut answer) {
         // Something that closes or keeps silent at our hello speaks another protocol.
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
             return Err(ProtoError::NotOurs.into());
         }
         other => other.map_err(lost)?,
@@ -199,13 +224,13 @@ impl Listener {
                     Ok(caller) => return Ok(Some(caller)),
                     Err(e) => rejected(peer, &e),
                 },
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     if Instant::now() >= deadline {
                         return Ok(None);
                     }
                     std::thread::sleep(POLL);
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
                 Err(source) => return Err(Error::Link { doing: "accepting", source }),
             }
         }
@@ -228,6 +253,23 @@ impl Listener {
                 let _ = channel.write(&Welcome::Version.encode());
                 Err(e.into())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's own limits on its options are not the user's.
+    #[test]
+    fn every_timeout_in_range_can_be_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for timeout_ms in [0, 100, 999, 1000, 32_768_000, 3_600_000, u64::MAX] {
+            let timeout = Duration::from_millis(timeout_ms);
+            let settings = LinkSettings { timeout, ..LinkSettings::default() };
+            settings.tune(&stream).unwrap();
         }
     }
 }

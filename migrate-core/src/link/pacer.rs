@@ -7,17 +7,27 @@ use std::time::{Duration, Instant};
 /// while its sender waits for a CPU (`tc tbf` is usually given 50 ms as well).
 const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 
+/// Longest time by which one admission moves the schedule. A rate that needs more for one frame is
+/// none that a migration could end at.
+const STEP_MAX: Duration = Duration::from_secs(3600);
+
+/// Whether bytes can be sent at this rate: more than none a second, and a number.
+pub fn is_rate(bytes_per_s: f64) -> bool {
+    bytes_per_s.is_finite() && bytes_per_s > 0.0
+}
+
 /// Limits the sum of several streams to a rate, on an absolute schedule.
 #[derive(Debug)]
 pub struct Pacer {
+    /// Above zero and finite.
     bytes_per_s: Option<f64>,
     next: Mutex<Option<Instant>>,
 }
 
 impl Pacer {
-    /// Limits to `bytes_per_s`; `None` does not limit.
+    /// Limits to `bytes_per_s`; `None`, and what is no rate (see [`is_rate`]), does not limit.
     pub fn new(bytes_per_s: Option<f64>) -> Self {
-        Self { bytes_per_s, next: Mutex::new(None) }
+        Self { bytes_per_s: bytes_per_s.filter(|rate| is_rate(*rate)), next: Mutex::new(None) }
     }
 
     /// Blocks until `bytes` more may be sent.
@@ -28,7 +38,8 @@ impl Pacer {
             let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let earliest = now.checked_sub(CATCH_UP_MAX).unwrap_or(now);
             let start = next.unwrap_or(now).max(earliest);
-            *next = Some(start + Duration::from_secs_f64(bytes as f64 / rate));
+            let step = Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(STEP_MAX);
+            *next = Some(start.checked_add(step.min(STEP_MAX)).unwrap_or(start));
             start
         };
         // The bytes are on the wire from `start` on; they may go out when it has come.
@@ -50,5 +61,15 @@ mod tests {
         // Whatever the sleeps did, the hundredth megabyte may not start before 99 ms.
         assert!(start.elapsed() >= Duration::from_millis(99) - CATCH_UP_MAX);
         Pacer::new(None).admit(usize::MAX);
+    }
+
+    #[test]
+    fn what_is_no_rate_does_not_limit() {
+        for rate in [0.0, -0.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let pacer = Pacer::new(Some(rate));
+            (0..3).for_each(|_| pacer.admit(usize::MAX));
+        }
+        // The first may go at once, and the schedule has an end.
+        Pacer::new(Some(f64::MIN_POSITIVE)).admit(usize::MAX);
     }
 }

@@ -1,6 +1,6 @@
 //! Gathering writes straight from guest memory, and reads that fill what they are given.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::TcpStream;
 use std::ops::Range;
@@ -37,12 +37,16 @@ pub(super) fn read_pages(
     scatter(stream, parts)
 }
 
-/// A pipe through which pages of guest memory are queued in a socket without being copied, made
-/// when it is first needed.
+/// A way for pages of guest memory into a socket without a copy of our own: through a pipe, made
+/// when it is first needed. A system may have no pipe to give, or deny its calls.
 #[derive(Debug, Default)]
-pub(super) struct Queue(OnceCell<Option<Pipe>>);
+pub(super) struct Queue {
+    pipe: OnceCell<Option<Pipe>>,
+    /// Pages cannot be handed on from the pipe, which holds some that were copied instead.
+    denied: Cell<bool>,
+}
 
-/// Always empty between two uses.
+/// Always empty between two uses, unless it is not used any more.
 #[derive(Debug)]
 struct Pipe {
     into: OwnedFd,
@@ -76,24 +80,29 @@ impl Pipe {
         Ok(put as usize)
     }
 
-    /// Hands on what was put in.
-    fn hand_on(&self, stream: &TcpStream, mut bytes: usize, more: u32) -> io::Result<()> {
+    /// Hands on what was put in; how many bytes of it, which are fewer only where the system does
+    /// not let us.
+    fn hand_on(&self, stream: &TcpStream, bytes: usize, more: u32) -> io::Result<usize> {
         let (pipe, socket, none) = (self.out.as_raw_fd(), stream.as_raw_fd(), ptr::null_mut());
-        while bytes > 0 {
+        let mut left = bytes;
+        while left > 0 {
             // SAFETY: descriptors, and no pointers.
-            match retry(|| unsafe { libc::splice(pipe, none, socket, none, bytes, more) })? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                sent => bytes -= sent as usize,
+            match retry(|| unsafe { libc::splice(pipe, none, socket, none, left, more) }) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => left -= sent as usize,
+                Err(e) if is_denied(&e) => break,
+                Err(e) => return Err(e),
             }
         }
-        Ok(())
+        Ok(bytes - left)
     }
 }
 
 impl Queue {
     /// Queues pages, all of them; where the system does not let us, it copies them.
     fn send(&self, stream: &TcpStream, mut pages: Vec<libc::iovec>) -> io::Result<()> {
-        let Some(pipe) = self.0.get_or_init(|| Pipe::open().ok()) else {
+        let pipe = self.pipe.get_or_init(|| Pipe::open().ok()).as_ref();
+        let Some(pipe) = pipe.filter(|_| !self.denied.get()) else {
             return gather(stream, pages, 0);
         };
         let mut more = advance(&mut pages, 0);
@@ -102,8 +111,14 @@ impl Queue {
             let Ok(put @ 1..) = pipe.put(&pages[whole..]) else {
                 return gather(stream, pages, 0);
             };
-            more = advance(&mut pages, put);
-            pipe.hand_on(stream, put, if more { libc::SPLICE_F_MORE } else { 0 })?;
+            let all: usize = pages.iter().map(|part| part.iov_len).sum();
+            let flags = if put < all { libc::SPLICE_F_MORE } else { 0 };
+            let sent = pipe.hand_on(stream, put, flags)?;
+            more = advance(&mut pages, sent);
+            if sent < put {
+                self.denied.set(true);
+                return gather(stream, pages, 0);
+            }
         }
         Ok(())
     }
@@ -146,6 +161,13 @@ pub(super) fn write_pages(
     }
     gather(stream, parts, libc::MSG_MORE)?;
     queue.send(stream, pages.collect())
+}
+
+/// Whether the system does not let us make this call, of which the connection knows nothing: a
+/// filter of system calls, or a socket that cannot be spliced to.
+fn is_denied(error: &io::Error) -> bool {
+    let denied = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EOPNOTSUPP, libc::EINVAL];
+    error.raw_os_error().is_some_and(|code| denied.contains(&code))
 }
 
 fn part(start: *mut u8, bytes: usize) -> libc::iovec {
@@ -272,10 +294,14 @@ mod tests {
         for page in pages {
             wanted.extend(&bytes[start + (page * PAGE_BYTES) as usize..][..PAGE_BYTES as usize]);
         }
-        let no_pipe = || Queue(OnceCell::from(None));
-        for (queue, runs) in
-            [(Queue::default(), &runs[..]), (no_pipe(), &runs[..]), (Queue::default(), &runs[..1])]
-        {
+        let no_pipe = || Queue { pipe: OnceCell::from(None), ..Queue::default() };
+        let denied = Queue { denied: Cell::new(true), ..Queue::default() };
+        for (queue, runs) in [
+            (Queue::default(), &runs[..]),
+            (no_pipe(), &runs[..]),
+            (denied, &runs[..]),
+            (Queue::default(), &runs[..1]),
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let mut from = listener.accept().unwrap().0;

@@ -16,7 +16,6 @@ mod sender;
 mod shards;
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +24,9 @@ use crate::Error;
 use crate::codec::Encoding;
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::LinkSettings;
+use crate::link::address::Endpoint;
 use crate::link::channel::Channel;
+use crate::link::pacer;
 use crate::policy::{PolicyKind, Settings};
 use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::MigrationId;
@@ -35,8 +36,8 @@ use crate::report::MigrationReport;
 /// How a migration is to go.
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
-    /// The destination's address.
-    pub peer: SocketAddr,
+    /// The destination; of a name's addresses the first that answers.
+    pub peer: Endpoint,
     /// Protection and timeouts.
     pub link: LinkSettings,
     /// Data streams.
@@ -57,6 +58,22 @@ pub struct SourceSettings {
     pub state_directory: PathBuf,
     /// How long to wait, guest stopped, for an unresolved handover to be resolved.
     pub resolve_timeout: Duration,
+}
+
+impl SourceSettings {
+    /// Whether a migration can be tried with these settings.
+    ///
+    /// # Errors
+    /// [`Error::Settings`].
+    pub fn check(&self) -> Result<(), Error> {
+        match self.bandwidth {
+            Some(rate) if !pacer::is_rate(rate) => {
+                let why = "is none: say how many may be sent, or nothing for no limit";
+                Err(Error::Settings(format!("a bandwidth of {rate} bytes/s {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What becomes of a stun that takes longer than the goal.

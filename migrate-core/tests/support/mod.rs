@@ -44,7 +44,7 @@ pub fn guest(spec: &WorkloadSpec, rate: u64) -> StampedGuest {
 
 pub fn settings(peer: SocketAddr) -> SourceSettings {
     SourceSettings {
-        peer,
+        peer: peer.into(),
         link: LinkSettings { timeout: Duration::from_secs(2), ..LinkSettings::default() },
         streams: source::Streams::Fixed(1),
         encoding: Encoding::default(),

@@ -19,7 +19,7 @@ const DIRTY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn measure() -> anyhow::Result<Vec<Row>> {
     if let Some(why) = MachineKind::Kvm.missing() {
-        eprintln!("SKIPPED: a guest under KVM: {why}");
+        workload::say!("SKIPPED: a guest under KVM: {why}");
         return Ok(vec![skipped("a guest under KVM", &why)]);
     }
     super::say("a guest under KVM");

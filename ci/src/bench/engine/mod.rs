@@ -67,7 +67,7 @@ const WHOLE: [&str; 4] = ["--compress", "off", "--delta", "off"];
 pub(super) fn measure(quick: bool) -> anyhow::Result<Vec<Row>> {
     let effort = if quick { QUICK } else { FULL };
     if let Some(why) = hosts::missing().or_else(qemu::missing_program) {
-        eprintln!("SKIPPED: all of it: {why}");
+        workload::say!("SKIPPED: all of it: {why}");
         return Ok(vec![skipped("the engine between two hosts", &why)]);
     }
     let (transport, qemu_downtime_ms) = transport(&effort)?;
@@ -116,7 +116,7 @@ fn milliseconds(value: f64) -> String {
 
 /// Says what is being measured; long tables are waited for.
 fn say(what: &str) {
-    eprintln!("ci: {what}");
+    workload::say!("ci: {what}");
 }
 
 /// The unshaped link, an idle guest: iperf3, QEMU and we in turn; also QEMU's downtime.

@@ -1,12 +1,16 @@
 //! Options that several commands share.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use migrate_core::link::tls::Identity;
-use migrate_core::link::{Exposure, LinkSettings};
-use workload::units::parse_duration;
+use migrate_core::link::tls::{Identity, Side};
+use migrate_core::link::{Exposure, LinkSettings, TIMEOUT_RANGE};
+use workload::say;
+use workload::units::{format_duration, parse_duration};
+
+/// A certificate that ends sooner should be on somebody's mind.
+const EXPIRY_WORTH_A_WORD: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// Protection and timeouts of the link.
 #[derive(Args, Clone, Debug)]
@@ -25,14 +29,20 @@ pub(crate) struct LinkArgs {
 
 impl LinkArgs {
     /// Checks what can be checked before anything is started.
-    pub(crate) fn resolve(&self, role: &str) -> anyhow::Result<LinkSettings> {
+    pub(crate) fn resolve(&self, side: Side) -> anyhow::Result<LinkSettings> {
         anyhow::ensure!(
-            self.link_timeout >= Duration::from_millis(100),
-            "--link-timeout must be at least 100ms"
+            TIMEOUT_RANGE.contains(&self.link_timeout),
+            "--link-timeout must be from {} to {}",
+            format_duration(*TIMEOUT_RANGE.start()),
+            format_duration(*TIMEOUT_RANGE.end())
         );
         let identity = self.tls_dir.as_deref().map(Identity::in_directory);
         if let Some(identity) = &identity {
-            identity.check(role)?;
+            for expiry in identity.check(side, SystemTime::now())? {
+                if expiry.rest < EXPIRY_WORTH_A_WORD {
+                    say!("vmigrate: {expiry}");
+                }
+            }
         }
         let exposure = match self.insecure {
             true => Exposure::Insecure,

@@ -5,7 +5,7 @@
 //! The ratio of the two times is printed beside the model's at the measured parameters, and
 //! beside the white paper's.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,9 +20,10 @@ use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::source::SourceSettings;
 use verifier::verdict::Verdict;
 use workload::profile::{PatternSpec, Profile};
+use workload::say::Out;
 use workload::spec::WorkloadSpec;
-use workload::units::{Bytes, Rate};
-use workload::{exit, interrupt, machine};
+use workload::units::{Bytes, Rate, number};
+use workload::{exit, interrupt, machine, say};
 
 use crate::args::StateArgs;
 use crate::output::{BenchReport, BenchRun, RatioReport, RunReport, SCHEMA, print_json, print_run};
@@ -141,14 +142,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 for link in [slow, fast] {
                     let run = one(args, policy, memory, r, slow, link)?;
                     if !args.json {
-                        title(r, link, iteration)?;
-                        print_run(&run)?;
+                        say::report("vmigrate", |out| {
+                            title(out, r, link, iteration)?;
+                            print_run(out, &run)
+                        });
                     }
                     report.exit_code = worse(report.exit_code, run.exit_code);
                     let link = link.0;
                     report.runs.push(BenchRun { policy, r_wanted: r, link, iteration, run });
                     if interrupt::count() > 0 {
-                        eprintln!("vmigrate: cancelled");
+                        say!("vmigrate: cancelled");
                         return Ok(exit::FAILED);
                     }
                 }
@@ -162,10 +165,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         _ => Verdict::Inconclusive,
     }
     .to_string();
-    match args.json {
-        true => print_json(&report)?,
-        false => summary(&report)?,
-    }
+    say::report("vmigrate", |out| match args.json {
+        true => print_json(out, &report),
+        false => summary(out, &report),
+    });
     Ok(report.exit_code)
 }
 
@@ -181,10 +184,8 @@ fn worse(a: u8, b: u8) -> u8 {
     if rank(a) >= rank(b) { a } else { b }
 }
 
-fn title(r: f64, link: Rate, iteration: u32) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "stream at r = {r:.3} over {}, iteration {iteration}", link.as_bits())?;
-    Ok(())
+fn title(out: &mut Out, r: f64, link: Rate, iteration: u32) -> io::Result<()> {
+    writeln!(out, "stream at r = {r:.3} over {}, iteration {iteration}", link.as_bits())
 }
 
 /// One migration to a receiver process of its own.
@@ -214,7 +215,7 @@ fn one(
             proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
             tracker: engine.tracker,
             source: SourceSettings {
-                peer: receiver.address,
+                peer: receiver.address.into(),
                 link: LinkSettings::default(),
                 streams: engine.streams,
                 // The experiment's engine sent whole pages.
@@ -269,7 +270,7 @@ impl Receiver {
             let mut stdout = BufReader::new(stdout);
             stdout.read_line(&mut first).context("the receiver does not answer")?;
             // The rest is drained so that the receiver never waits for us to read it.
-            std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+            std::thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
         }
         match first.trim().parse() {
             Ok(address) => Ok(Self { child, address, journal }),
@@ -367,8 +368,7 @@ fn model_time(m: f64, b: f64, d: f64, beta: f64) -> f64 {
     m / b * (1.0 + rho.min(1.0) / (1.0 - rho.min(beta)))
 }
 
-fn summary(report: &BenchReport) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn summary(out: &mut Out, report: &BenchReport) -> io::Result<()> {
     writeln!(out)?;
     if !report.ratios.is_empty() {
         writeln!(
@@ -383,15 +383,15 @@ fn summary(report: &BenchReport) -> anyhow::Result<()> {
         let paper = if x.paper.is_nan() { "-".to_owned() } else { format!("{:.1}x", x.paper) };
         writeln!(
             out,
-            "{:>5.3} ({:.3}) {:>5.2} {beta:>7} {:>7.2} s {:>7.2} s {:>7.2}x {:>6.2}x {paper:>7} {:>10.2}",
-            x.r,
+            "{:>5} ({:.3}) {:>5} {beta:>7} {:>7.2} s {:>7.2} s {:>7}x {:>6}x {paper:>7} {:>10}",
+            number(x.r, 3),
             x.r_wanted,
-            x.k,
+            number(x.k, 2),
             x.slow_ms / 1e3,
             x.fast_ms / 1e3,
-            x.measured,
-            x.model,
-            x.measured / x.model
+            number(x.measured, 2),
+            number(x.model, 2),
+            number(x.measured / x.model, 2)
         )?;
         if several {
             writeln!(
@@ -407,6 +407,5 @@ fn summary(report: &BenchReport) -> anyhow::Result<()> {
         }
     }
     let proven = report.runs.iter().filter(|r| r.run.verdict == "PROVEN").count();
-    writeln!(out, "{proven} of {} migrations PROVEN: {}", report.runs.len(), report.verdict)?;
-    Ok(())
+    writeln!(out, "{proven} of {} migrations PROVEN: {}", report.runs.len(), report.verdict)
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::{destination, source};
-use workload::interrupt;
 use workload::units::{Bytes, Rate};
+use workload::{interrupt, say};
 
 /// Time between plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,8 +39,8 @@ impl Console {
 
     pub(crate) fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("vmigrate: {text}")),
-            None => eprintln!("vmigrate: {text}"),
+            Some(bar) => bar.suspend(|| say!("vmigrate: {text}")),
+            None => say!("vmigrate: {text}"),
         }
     }
 

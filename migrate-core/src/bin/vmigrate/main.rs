@@ -11,10 +11,11 @@ mod send;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::exit;
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
+    name = "vmigrate",
     version,
     about = "iperf for live VM migration, with proof",
     after_help = exit::HELP
@@ -39,6 +40,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Send(args) => send::run(&args),
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("vmigrate: {}", exit::one_line(e.as_ref()));
+            say!("vmigrate: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }

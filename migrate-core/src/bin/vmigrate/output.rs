@@ -1,6 +1,6 @@
 //! What the commands report: JSON with a schema, or text for people.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 use migrate_core::bound::Optimality;
@@ -13,8 +13,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use verifier::verdict::Verdict;
 use workload::exit;
+use workload::say;
+use workload::say::Out;
 use workload::spec::WorkloadSpec;
-use workload::units::{Bytes, Rate};
+use workload::units::{Bytes, Rate, number};
 
 /// Version of the documents of this module.
 pub(crate) const SCHEMA: u32 = 1;
@@ -157,14 +159,14 @@ pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
         Document::Send => schemars::schema_for!(RunReport),
         Document::Receive => schemars::schema_for!(ReceiveReport),
     };
-    print_json(&schema)?;
+    say::document(|out| print_json(out, &schema))?;
     Ok(exit::PROVEN)
 }
 
-/// Prints a document on standard output.
-pub(crate) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(document)?)?;
-    Ok(())
+/// Prints a document.
+pub(crate) fn print_json(out: &mut Out, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
+    writeln!(out)
 }
 
 /// The exit code of a run, from its verdict and whether the guest moved.
@@ -178,10 +180,9 @@ pub(crate) fn exit_code(verdict: Verdict, error: Option<&migrate_core::Error>) -
 }
 
 /// One migration as text.
-pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+pub(crate) fn print_run(out: &mut Out, run: &RunReport) -> io::Result<()> {
     for attempt in &run.attempts {
-        print_attempt(&mut out, attempt)?;
+        print_attempt(out, attempt)?;
     }
     if let Some(wanted) = run.rate_wanted {
         let slowdown = (1.0 - run.rate_achieved / wanted as f64).max(0.0) * 100.0;
@@ -207,15 +208,15 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
     }
     if let Some(o) = &run.optimality {
         let downtime = match o.downtime_ratio {
-            Some(ratio) => format!("{ratio:.1}x of {:.2} ms", o.downtime_min_ms),
+            Some(ratio) => format!("{}x of {:.2} ms", number(ratio, 1), o.downtime_min_ms),
             None => "could have been next to nothing".to_owned(),
         };
         writeln!(
             out,
-            "  optimum   bytes {:.3}x of {}, time {:.2}x of {:.3} s, downtime {downtime}",
-            o.bytes_ratio,
+            "  optimum   bytes {}x of {}, time {}x of {:.3} s, downtime {downtime}",
+            number(o.bytes_ratio, 3),
             Bytes(o.bytes_min),
-            o.time_ratio,
+            number(o.time_ratio, 2),
             o.time_min_ms / 1e3
         )?;
     }
@@ -241,11 +242,10 @@ pub(crate) fn print_run(run: &RunReport) -> anyhow::Result<()> {
     for reason in &run.reasons {
         writeln!(out, "  reason    {reason}")?;
     }
-    writeln!(out, "  verdict   {}", run.verdict)?;
-    Ok(())
+    writeln!(out, "  verdict   {}", run.verdict)
 }
 
-fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+fn print_attempt(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     writeln!(
         out,
         "  migration {} of {} ({}, tracker {})",
@@ -257,14 +257,17 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
     if m.outcome != "done" {
         writeln!(out, "  failed    {}", m.outcome)?;
     }
+    let rate = match m.send_rate() > 0.0 {
+        true => Rate(m.send_rate() as u64).to_string(),
+        false => "-".to_owned(),
+    };
     writeln!(
         out,
-        "  time      {:.3} s after {:.3} s of setup; {} at {}, {:.2} bytes on the wire for 100",
+        "  time      {:.3} s after {:.3} s of setup; {} at {rate}, {} bytes on the wire for 100",
         m.migration_ms / 1e3,
         m.setup_ms / 1e3,
         Bytes(m.page_bytes),
-        Rate(m.send_rate() as u64),
-        m.wire_bytes as f64 / m.page_bytes.max(1) as f64 * 100.0
+        number(m.wire_bytes as f64 / m.page_bytes as f64 * 100.0, 2)
     )?;
     let c = &m.contents;
     writeln!(
@@ -304,7 +307,7 @@ fn print_attempt(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()
     print_rounds(out, m)
 }
 
-fn print_rounds(out: &mut impl Write, m: &MigrationReport) -> anyhow::Result<()> {
+fn print_rounds(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     if m.rounds.is_empty() {
         return Ok(());
     }

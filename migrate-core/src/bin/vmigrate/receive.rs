@@ -1,7 +1,6 @@
 //! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,13 @@ use migrate_core::Error;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
-use migrate_core::link::{self, Listener};
+use migrate_core::link::address::Endpoint;
+use migrate_core::link::tls::Side;
+use migrate_core::link::{LinkSettings, Listener};
 use verifier::verdict::Verdict;
+use workload::say::Out;
 use workload::units::parse_duration;
-use workload::{exit, interrupt};
+use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
@@ -26,8 +28,8 @@ use crate::output::{ReceiveReport, SCHEMA, print_json};
     vmigrate receive --listen 0.0.0.0:7400 --tls-dir /etc/vmigrate/tls")]
 pub(crate) struct Args {
     /// Address to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = link::resolve)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    listen: Endpoint,
     /// Give up if no guest came after this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -50,11 +52,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let listener = Listener::bind(args.listen, args.link.resolve("server")?)?;
+    let listener = listen(&args.listen, &args.link.resolve(Side::Server)?)?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let address = listener.address()?;
     if args.announce {
-        writeln!(std::io::stdout(), "{address}")?;
+        say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
     let mut console = Console::new();
     console.say(&format!("listening on {address}"));
@@ -67,18 +69,38 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         Ok(arrived) => {
             let (verdict, report) = prove(arrived, &console)?;
             console.clear();
-            print(args, &report)?;
+            say::report("vmigrate", |out| print(args, &report, out));
             Ok(verdict.exit_code())
         }
         Err(error) => {
             console.clear();
-            eprintln!("vmigrate: {error}");
+            say!("vmigrate: {error}");
             Ok(match error {
                 Error::Unresolved { .. } => exit::UNRESOLVED,
                 _ => exit::FAILED,
             })
         }
     }
+}
+
+/// Listens on the first address of `endpoint` that can be listened on. Which are not listened on is
+/// said, because callers may try them.
+fn listen(endpoint: &Endpoint, settings: &LinkSettings) -> anyhow::Result<Listener> {
+    for address in endpoint.addresses() {
+        settings.allow(*address)?;
+    }
+    let mut failures = Vec::new();
+    let bound = endpoint.addresses().iter().find_map(|address| {
+        Listener::bind(*address, settings.clone()).map_err(|e| failures.push(e.to_string())).ok()
+    });
+    let Some(listener) = bound else { anyhow::bail!(failures.join("; ")) };
+    for failure in &failures {
+        say!("vmigrate: {failure}");
+    }
+    for address in &endpoint.addresses()[failures.len() + 1..] {
+        say!("vmigrate: not listening on {address}, which {endpoint} also is");
+    }
+    Ok(listener)
 }
 
 /// Lets the guest run on, looks again, and tells the source.
@@ -128,27 +150,24 @@ fn prove(
     Ok((verdict, report))
 }
 
-fn print(args: &Args, report: &ReceiveReport) -> anyhow::Result<()> {
+fn print(args: &Args, report: &ReceiveReport, out: &mut Out) -> io::Result<()> {
     if args.json {
-        print_json(report)?;
-    } else {
-        let mut out = std::io::stdout().lock();
-        let t = &report.testimony;
-        writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
-        writeln!(
-            out,
-            "scanned   {} lines before resume at {:?}, {}",
-            t.before_resume.lines,
-            t.before_resume.watermarks,
-            match &t.after_run {
-                Some(again) => format!("again at {:?}", again.watermarks),
-                None => "and not again".to_owned(),
-            }
-        )?;
-        for reason in &report.reasons {
-            writeln!(out, "reason    {reason}")?;
-        }
-        writeln!(out, "verdict   {}", report.verdict)?;
+        return print_json(out, report);
     }
-    Ok(())
+    let t = &report.testimony;
+    writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
+    writeln!(
+        out,
+        "scanned   {} lines before resume at {:?}, {}",
+        t.before_resume.lines,
+        t.before_resume.watermarks,
+        match &t.after_run {
+            Some(again) => format!("again at {:?}", again.watermarks),
+            None => "and not again".to_owned(),
+        }
+    )?;
+    for reason in &report.reasons {
+        writeln!(out, "reason    {reason}")?;
+    }
+    writeln!(out, "verdict   {}", report.verdict)
 }

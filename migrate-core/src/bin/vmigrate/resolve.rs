@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use migrate_core::proto::hello::MigrationId;
 use migrate_core::source::handover::{Resolution, decide};
-use workload::exit;
+use workload::{exit, say};
 
 use crate::args::StateArgs;
 
@@ -30,6 +30,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         false => Resolution::DestinationRuns,
     };
     decide(&args.state.state_dir, args.migration, resolution)?;
-    eprintln!("vmigrate: told the process that holds migration {}", args.migration);
+    say!("vmigrate: told the process that holds migration {}", args.migration);
     Ok(exit::PROVEN)
 }

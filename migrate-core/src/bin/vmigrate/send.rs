@@ -1,11 +1,11 @@
 //! `vmigrate send`: start a guest that keeps writing, migrate it, and hear what was proven.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use migrate_core::Error;
 use migrate_core::bound::Optimality;
 use migrate_core::codec::{Checks, Compress, Delta, Encoding};
 use migrate_core::guest::Guest;
@@ -15,19 +15,20 @@ use migrate_core::guest::stamped::proof::{self, Scanned, Testimony};
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::link::LinkSettings;
+use migrate_core::link::address::Endpoint;
 use migrate_core::link::congestion::Congestion;
+use migrate_core::link::tls::Side;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::MigrationReport;
 use migrate_core::source::{self, Migrated, Notes, OverLimit, SourceSettings, Streams};
-use migrate_core::{Error, link};
 use verifier::evidence;
 use verifier::verdict::Verdict;
-use workload::interrupt;
 use workload::journal::Journal;
 use workload::profile::Profile;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
+use workload::{interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
@@ -47,8 +48,8 @@ const TESTIMONY_TIMEOUT: Duration = Duration::from_secs(120);
     --rate 500MB/s --policy precopy --downtime 300ms --retry 1 --json")]
 pub(crate) struct Args {
     /// Where a `vmigrate receive` waits
-    #[arg(long, value_name = "ADDR", value_parser = link::resolve)]
-    to: SocketAddr,
+    #[arg(long, value_name = "ADDR")]
+    to: Endpoint,
     /// The guest's memory
     #[arg(long, default_value = "512MiB")]
     memory: Bytes,
@@ -231,8 +232,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     engine.check(args.memory, args.bandwidth)?;
     args.congestion.check()?;
-    let link = LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve("client")? };
-    link.allow(args.to)?;
+    let link =
+        LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve(Side::Client)? };
+    for address in args.to.addresses() {
+        link.allow(*address)?;
+    }
     let plan = Plan {
         spec,
         rate: args.rate,
@@ -240,7 +244,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
         tracker: engine.tracker,
         source: SourceSettings {
-            peer: args.to,
+            peer: args.to.clone(),
             link,
             streams: engine.streams,
             encoding: engine.encoding(Encoding::default()),
@@ -265,10 +269,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     engine.check_guest()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let report = migrate(&plan)?;
-    match args.json {
-        true => print_json(&report)?,
-        false => print_run(&report)?,
-    }
+    say::report("vmigrate", |out| match args.json {
+        true => print_json(out, &report),
+        false => print_run(out, &report),
+    });
     Ok(report.exit_code)
 }
 
@@ -303,7 +307,10 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
             Err(failed) => {
                 let retryable = !matches!(
                     failed.error,
-                    Error::Cancelled | Error::GaveUp(_) | Error::Unresolved { .. }
+                    Error::Cancelled
+                        | Error::GaveUp(_)
+                        | Error::Settings(_)
+                        | Error::Unresolved { .. }
                 );
                 // A receiver that is not there yet costs no retry while we may wait for one.
                 let absent = matches!(failed.error, Error::Connect { .. }) && lost > 0;

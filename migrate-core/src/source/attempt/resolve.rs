@@ -48,7 +48,7 @@ impl Attempt<'_> {
     fn ask_again(&self) -> Result<Channel, Error> {
         let (tag, epoch) = (self.id.tag(), self.settings.epoch);
         let hello = Hello { migration: self.id, role: Role::Resolve, epoch };
-        let channel = connect(self.settings.peer, hello, &self.settings.link)?;
+        let channel = connect(&self.settings.peer, hello, &self.settings.link)?;
         let doing = "resolving the handover";
         channel.send(tag, &Header::new(Kind::Run, epoch, 0, 0), &[]).map_err(lost(doing))?;
         loop {

@@ -8,6 +8,7 @@ use super::{Attempt, Links, SETUP_TIMEOUT, Signal, ms};
 use crate::Error;
 use crate::clock::cpu_time;
 use crate::error::{lost, spawn};
+use crate::link::address::Endpoint;
 use crate::link::connect;
 use crate::link::pacer::Pacer;
 use crate::memory::PAGE_BYTES;
@@ -27,10 +28,11 @@ impl Attempt<'_> {
     pub(super) fn setup(&mut self) -> Result<Links, Error> {
         let start = Instant::now();
         let settings = self.settings;
+        settings.check()?;
         self.observer.progress(Progress::Setup);
         let migration = self.id;
         let hello = |role| Hello { migration, role, epoch: settings.epoch };
-        let control = Arc::new(connect(settings.peer, hello(Role::Control), &settings.link)?);
+        let control = Arc::new(connect(&settings.peer, hello(Role::Control), &settings.link)?);
         let tag = self.id.tag();
         let (signal, signals) = mpsc::channel();
         let (reader, to_main) = (control.clone(), signal.clone());
@@ -55,9 +57,11 @@ impl Attempt<'_> {
         self.await_control(&links, Kind::SetupDone, patience, "waiting for the shadow")?;
         (self.looks, self.report.looked_at_pages) = look.end();
 
+        // All streams go where the control connection went, whatever else the name stands for.
+        let peer = Endpoint::from(links.control.peer().map_err(lost("asking the system"))?);
         let pacer = Arc::new(Pacer::new(settings.bandwidth));
         for stream in 0..streams {
-            let channel = connect(settings.peer, hello(Role::Data { stream }), &settings.link)?;
+            let channel = connect(&peer, hello(Role::Data { stream }), &settings.link)?;
             self.report.congestion = channel.congestion().map_err(lost("asking the system"))?;
             let channel = Arc::new(channel);
             let sender = Sender::new(Wiring {

@@ -11,9 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use verifier::verdict::Verdict;
-use workload::interrupt;
 use workload::journal::{Collected, Collector, Motion};
-use workload::outlet::open_serial;
+use workload::outlet::{addresses, open_serial};
+use workload::say::Reader;
+use workload::{interrupt, say};
 
 /// How long a quiet link is listened to before Ctrl-C is looked for.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -74,13 +75,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let mut collector = Collector::create(&args.journal)?;
     let mut resting = std::collections::HashSet::new();
     let mut writers = None;
+    let mut reader = Reader::There;
     loop {
         match next().context("the link failed")? {
             Arrived::End => break,
             Arrived::Nothing => {}
             Arrived::Line(line) => match collector.line(&line)? {
                 Collected::Start(run) => {
-                    eprintln!("verifier: collecting run {run}");
+                    say!("verifier: collecting run {run}");
                     let journal = workload::journal::Journal::read(&args.journal)?;
                     writers = Some(journal.spec.writers as usize);
                 }
@@ -92,8 +94,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
                 }
                 Collected::Dropped => {
                     // What else the guest has to say, such as answers to commands.
-                    if line.starts_with("# ") {
-                        writeln!(std::io::stdout(), "{}", line.trim_end())?;
+                    if line.starts_with("# ") && reader == Reader::There {
+                        reader =
+                            say::report("verifier", |out| writeln!(out, "{}", line.trim_end()));
                     }
                 }
             },
@@ -102,7 +105,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
             break;
         }
     }
-    eprintln!(
+    say!(
         "verifier: {} heartbeats in {}, {} other lines",
         collector.beats,
         args.journal.display(),
@@ -114,7 +117,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
 fn open(inlet: &Inlet) -> anyhow::Result<Lines> {
     Ok(match inlet {
         Inlet::Udp(address) => {
-            let socket = UdpSocket::bind(address)
+            let socket = addresses(address)
+                .and_then(|all| UdpSocket::bind(&all[..]))
                 .with_context(|| format!("cannot listen at udp:{address}"))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             datagrams(move |buffer| socket.recv(buffer))

@@ -8,6 +8,8 @@ use clap::Args;
 use verifier::manifest::Manifest;
 use verifier::verdict::Verdict;
 use workload::region::Region;
+use workload::say;
+use workload::say::Out;
 use workload::units::Bytes;
 
 #[derive(Args)]
@@ -38,7 +40,7 @@ pub(crate) fn manifest(args: &ManifestArgs) -> anyhow::Result<Verdict> {
     match &args.output {
         Some(path) => std::fs::write(path, json + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?,
-        None => writeln!(std::io::stdout(), "{json}")?,
+        None => say::document(|out| writeln!(out, "{json}"))?,
     }
     Ok(Verdict::Proven)
 }
@@ -46,7 +48,17 @@ pub(crate) fn manifest(args: &ManifestArgs) -> anyhow::Result<Verdict> {
 pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Verdict> {
     let (left, right) = (load(&args.left)?, load(&args.right)?);
     let differences = left.differences(&right);
-    let mut out = std::io::stdout().lock();
+    say::report("verifier", |out| print(args, &left, &right, &differences, out));
+    Ok(if differences.is_empty() { Verdict::Proven } else { Verdict::Wrong })
+}
+
+fn print(
+    args: &CompareArgs,
+    left: &Manifest,
+    right: &Manifest,
+    differences: &[(u64, u64)],
+    out: &mut Out,
+) -> std::io::Result<()> {
     if args.json {
         let report = serde_json::json!({
             "schema": 1, "equal": differences.is_empty(),
@@ -62,11 +74,11 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Verdict> {
             left.root
         )?;
     } else {
-        for (start, end) in &differences {
+        for (start, end) in differences {
             writeln!(out, "different: bytes {start:#x} to {end:#x}")?;
         }
     }
-    Ok(if differences.is_empty() { Verdict::Proven } else { Verdict::Wrong })
+    Ok(())
 }
 
 /// A manifest is JSON and starts with a brace; a stamped region practically never does.

@@ -13,6 +13,7 @@ use verifier::infer::infer_watermarks;
 use verifier::scan::{Moment, Scan, scan};
 use verifier::verdict::Verdict;
 use workload::PAGE_BYTES;
+use workload::say;
 use workload::spec::Workload;
 use workload::units::Bytes;
 
@@ -73,7 +74,7 @@ struct Report<'a> {
     schema: u32,
     verdict: Verdict,
     reasons: &'a [String],
-    watermarks: Vec<u64>,
+    watermarks: &'a [u64],
     pages_found: u64,
     pages_missing: &'a [u64],
     pages_expected_zero: u64,
@@ -157,42 +158,42 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
             "{zero_pages} pages must be all zero, and are not in the image as anything else"
         ));
     }
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let report = Report {
-            schema: 1,
-            verdict,
-            reasons: &reasons,
-            watermarks,
-            pages_found: found.pages(),
-            pages_missing: &missing,
-            pages_expected_zero: zero_pages,
-            older_copies: &found.copies,
-            moved: &moved,
-            out_of_order: &out_of_order,
-            lines: scan.lines,
-            seconds: scan.elapsed.as_secs_f64(),
-            faults: &scan.faults,
-            in_common: scan.faults.in_common(&workload),
-            journal: &evidence,
-        };
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-        return Ok(verdict);
-    }
-    print(&mut out, &found, &workload, &scan)?;
-    print_pages(&mut out, &missing, &moved, &out_of_order)?;
-    for reason in &reasons {
-        writeln!(out, "note: {reason}")?;
-    }
-    let pages = workload.spec().memory.0 / PAGE_BYTES;
-    writeln!(
-        out,
-        "{verdict}: {} of {pages} pages ({}) found in an image of {}, watermarks {watermarks:?}",
-        found.pages(),
-        workload.spec().memory,
-        Bytes(image.pages() * PAGE_BYTES)
-    )?;
+    say::report("verifier", |out| {
+        if args.json {
+            let report = Report {
+                schema: 1,
+                verdict,
+                reasons: &reasons,
+                watermarks: &watermarks,
+                pages_found: found.pages(),
+                pages_missing: &missing,
+                pages_expected_zero: zero_pages,
+                older_copies: &found.copies,
+                moved: &moved,
+                out_of_order: &out_of_order,
+                lines: scan.lines,
+                seconds: scan.elapsed.as_secs_f64(),
+                faults: &scan.faults,
+                in_common: scan.faults.in_common(&workload),
+                journal: &evidence,
+            };
+            serde_json::to_writer(&mut *out, &report)?;
+            return writeln!(out);
+        }
+        print(out, &found, &workload, &scan)?;
+        print_pages(out, &missing, &moved, &out_of_order)?;
+        for reason in &reasons {
+            writeln!(out, "note: {reason}")?;
+        }
+        let pages = workload.spec().memory.0 / PAGE_BYTES;
+        writeln!(
+            out,
+            "{verdict}: {} of {pages} pages ({}) found in an image of {}, watermarks {watermarks:?}",
+            found.pages(),
+            workload.spec().memory,
+            Bytes(image.pages() * PAGE_BYTES)
+        )
+    });
     Ok(verdict)
 }
 

@@ -10,6 +10,8 @@ use verifier::evidence::{self, Evidence};
 use verifier::verdict::Verdict;
 use workload::interrupt;
 use workload::journal::Journal;
+use workload::say;
+use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
 
 use crate::scan::read_journal;
@@ -65,14 +67,20 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     let gaps = evidence::gaps(&journal, args.gap);
     let rates = evidence::rates(&journal, args.step);
     let verdict = evidence.verdict();
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let run = journal.run.to_string();
-        let report = Report { schema: 1, verdict, run, evidence: &evidence, gaps, rates };
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-        return Ok(verdict);
-    }
+    let run = journal.run.to_string();
+    let report = Report { schema: 1, verdict, run, evidence: &evidence, gaps, rates };
+    say::report("verifier", |out| match args.json {
+        true => {
+            serde_json::to_writer(&mut *out, &report)?;
+            writeln!(out)
+        }
+        false => print(&journal, &report, out),
+    });
+    Ok(verdict)
+}
+
+fn print(journal: &Journal, report: &Report<'_>, out: &mut Out) -> std::io::Result<()> {
+    let Report { evidence, gaps, rates, verdict, .. } = report;
     writeln!(
         out,
         "run {}: {} of {}, {} writers, seed {}",
@@ -82,7 +90,7 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
         journal.spec.writers,
         journal.spec.seed
     )?;
-    for step in &rates {
+    for step in rates {
         writeln!(out, "{:>9.3} s  {:>12}", step.start_s, Rate(step.bytes_per_s as u64))?;
     }
     for gap in gaps.iter().take(GAPS_SHOWN) {
@@ -118,8 +126,7 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     for breach in &evidence.breaches {
         writeln!(out, "{breach}")?;
     }
-    writeln!(out, "longest gap {:.1} ms: {verdict}", evidence.longest_gap_ms)?;
-    Ok(verdict)
+    writeln!(out, "longest gap {:.1} ms: {verdict}", evidence.longest_gap_ms)
 }
 
 /// Follows a journal: a line a second, and each gap and breach as it is seen.
@@ -131,24 +138,32 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
         let journal = follow(&args.journal)?;
         let evidence = evidence::judge(&journal);
         let gaps = evidence::gaps(&journal, args.gap);
-        let mut out = std::io::stdout().lock();
-        for gap in &gaps[seen_gaps.min(gaps.len())..] {
-            writeln!(out, "{gap}")?;
-        }
-        for breach in &evidence.breaches[seen_breaches.min(evidence.breaches.len())..] {
-            writeln!(out, "{breach}")?;
-        }
-        (seen_gaps, seen_breaches) = (gaps.len(), evidence.breaches.len());
         let over = evidence.at_rest() || interrupt::count() > 0;
-        if over || shown.elapsed() >= Duration::from_secs(1) {
-            shown = Instant::now();
-            writeln!(out, "operations {:?}, {} beats", evidence.watermarks(), journal.beats.len())?;
-        }
-        if over {
-            writeln!(out, "{}", evidence.verdict())?;
+        let due = over || shown.elapsed() >= Duration::from_secs(1);
+        let reader = say::report("verifier", |out| {
+            for gap in &gaps[seen_gaps.min(gaps.len())..] {
+                writeln!(out, "{gap}")?;
+            }
+            for breach in &evidence.breaches[seen_breaches.min(evidence.breaches.len())..] {
+                writeln!(out, "{breach}")?;
+            }
+            if due {
+                let (operations, beats) = (evidence.watermarks(), journal.beats.len());
+                writeln!(out, "operations {operations:?}, {beats} beats")?;
+            }
+            if over {
+                writeln!(out, "{}", evidence.verdict())?;
+            }
+            Ok(())
+        });
+        // Whoever watched is gone: there is nothing left to do but to say what was seen.
+        if over || reader == Reader::Gone {
             return Ok(evidence.verdict());
         }
-        drop(out);
+        (seen_gaps, seen_breaches) = (gaps.len(), evidence.breaches.len());
+        if due {
+            shown = Instant::now();
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }

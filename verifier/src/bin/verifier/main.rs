@@ -10,7 +10,7 @@ mod show;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::exit;
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -44,6 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     let result = match Cli::parse().command {
         Command::Scan(args) => scan::run(&args),
         Command::Manifest(args) => compare::manifest(&args),
@@ -52,18 +53,18 @@ fn main() -> ExitCode {
         Command::Watch(args) => journal::watch(&args),
         Command::Image(args) => image::run(&args),
         Command::Collect(args) => collect::run(&args),
-        Command::SelfTest => self_test(),
+        Command::SelfTest => Ok(self_test()),
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
         Err(e) => {
-            eprintln!("verifier: {}", exit::one_line(e.as_ref()));
+            say!("verifier: {}", exit::one_line(e.as_ref()));
             ExitCode::from(exit::USAGE)
         }
     }
 }
 
-fn self_test() -> anyhow::Result<verifier::verdict::Verdict> {
+fn self_test() -> verifier::verdict::Verdict {
     use std::io::Write;
     let scan = |region: &_, workload: &_, watermarks: &_| {
         verifier::scan::scan(region, workload, verifier::scan::Moment::Exact, watermarks, |_| {})
@@ -75,6 +76,6 @@ fn self_test() -> anyhow::Result<verifier::verdict::Verdict> {
         }
         Err(reason) => (verifier::verdict::Verdict::Wrong, reason),
     };
-    writeln!(std::io::stdout(), "{verdict}: {text}")?;
-    Ok(verdict)
+    say::report("verifier", |out| writeln!(out, "{verdict}: {text}"));
+    verdict
 }

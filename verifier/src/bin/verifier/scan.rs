@@ -13,6 +13,8 @@ use verifier::scan::{self, Moment, Scan};
 use verifier::verdict::Verdict;
 use workload::journal::{Journal, JournalError};
 use workload::region::Region;
+use workload::say;
+use workload::say::Out;
 use workload::spec::Workload;
 
 use crate::show::{self, Progress};
@@ -58,7 +60,7 @@ struct Report<'a> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let journal = match read_journal(&args.journal) {
         Err(JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!(
+            say!(
                 "verifier: journal {} does not exist, so nothing can be proven; \
                  run the workload with --journal",
                 args.journal.display()
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         true => scan_running(args, &workload, &region)?,
         false => scan_at_rest(args, &journal, &workload, &region)?,
     };
-    print(args, &workload, &outcome)?;
+    say::report("verifier", |out| print(args, &workload, &outcome, out));
     Ok(outcome.verdict)
 }
 
@@ -194,8 +196,12 @@ fn conclude(
     Outcome { verdict, reasons, moment, watermarks, scan, evidence }
 }
 
-fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn print(
+    args: &Args,
+    workload: &Workload,
+    outcome: &Outcome,
+    out: &mut Out,
+) -> std::io::Result<()> {
     let scan = &outcome.scan;
     if args.json {
         let report = Report {
@@ -211,11 +217,10 @@ fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<
             in_common: scan.faults.in_common(workload),
             journal: &outcome.evidence,
         };
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-        return Ok(());
+        serde_json::to_writer(&mut *out, &report)?;
+        return writeln!(out);
     }
-    show::faults(&mut out, &scan.faults, workload, |_| String::new())?;
+    show::faults(out, &scan.faults, workload, |_| String::new())?;
     for reason in &outcome.reasons {
         writeln!(out, "note: {reason}")?;
     }
@@ -228,6 +233,5 @@ fn print(args: &Args, workload: &Workload, outcome: &Outcome) -> anyhow::Result<
         outcome.moment,
         gigabytes / scan.elapsed.as_secs_f64(),
         outcome.watermarks
-    )?;
-    Ok(())
+    )
 }

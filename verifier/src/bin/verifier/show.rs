@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use verifier::evidence::Evidence;
 use verifier::extent::Faults;
+use workload::say;
 use workload::spec::Workload;
 
 /// Extents shown as text; JSON has all that were kept.
@@ -72,7 +73,7 @@ impl Progress {
         let before = self.done.fetch_add(pages, Ordering::Relaxed);
         let percent = |done: u64| done * 100 / self.pages.max(1);
         if self.shown && percent(before) != percent(before + pages) {
-            eprint!("\rverifier: {:>3} % looked at", percent(before + pages));
+            say::status(&format!("verifier: {:>3} % looked at", percent(before + pages)));
         }
     }
 }
@@ -80,7 +81,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            eprint!("\r{:<40}\r", "");
+            say::status("");
         }
     }
 }

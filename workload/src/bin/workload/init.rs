@@ -30,7 +30,7 @@ pub(crate) fn run() -> ! {
         Ok(Err(e)) => format!("# workload: {}", exit::one_line(e.as_ref())),
         Err(_) => "# workload: died".to_owned(),
     };
-    let _ = writeln!(std::io::stdout(), "{text}");
+    workload::say::report("workload", |out| writeln!(out, "{text}"));
     sys::power_off()
 }
 

@@ -8,6 +8,7 @@ use workload::content::CONTENTS;
 use workload::machine::MemorySize;
 use workload::profile::{PATTERNS, Profile, info};
 use workload::rate::{Demand, Unit};
+use workload::say;
 use workload::spec::WorkloadSpec;
 use workload::unique;
 use workload::units::Bytes;
@@ -41,7 +42,11 @@ pub(crate) struct ShowArgs {
 }
 
 pub(crate) fn list() -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    say::document(catalogue)?;
+    Ok(())
+}
+
+fn catalogue(out: &mut say::Out) -> std::io::Result<()> {
     writeln!(out, "Workloads (see `workload show NAME`):")?;
     for info in &PATTERNS {
         writeln!(out, "  {:<13} {}", info.name, info.summary)?;
@@ -59,12 +64,17 @@ pub(crate) fn list() -> anyhow::Result<()> {
          Example: workload run --workload zipf,theta=0.99,record=4KiB,content=text\n\
          The same in a file, --workload w.toml:\n  \
          pattern = \"zipf\"\n  theta = 0.99\n  record = \"4KiB\"\n  content = \"text\""
-    )?;
-    Ok(())
+    )
 }
 
 pub(crate) fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut text = Vec::new();
+    describe(args, &mut text)?;
+    say::document(|out| out.write_all(&text))?;
+    Ok(())
+}
+
+fn describe(args: &ShowArgs, out: &mut impl Write) -> anyhow::Result<()> {
     // A name alone that needs settings is explained all the same.
     let profile = match (Profile::from_argument(&args.workload), info(&args.workload)) {
         (Ok(profile), _) => Some(profile),

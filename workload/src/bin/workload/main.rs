@@ -11,7 +11,7 @@ mod trace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::exit;
+use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -37,6 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_size_limit();
     if std::process::id() == 1 {
         init::run();
     }
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args).map(|()| exit::PROVEN),
     };
     ExitCode::from(result.unwrap_or_else(|e| {
-        eprintln!("workload: {}", exit::one_line(e.as_ref()));
+        say!("workload: {}", exit::one_line(e.as_ref()));
         exit::USAGE
     }))
 }

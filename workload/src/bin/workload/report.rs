@@ -8,7 +8,7 @@ use workload::journal::RunId;
 use workload::rate::{Demand, Plan};
 use workload::spec::{Workload, WorkloadSpec};
 use workload::stats::{Finding, Latency, Stats};
-use workload::units::Rate;
+use workload::units::{Rate, number};
 
 use crate::run::distinct;
 
@@ -202,7 +202,9 @@ impl Summary {
         {
             write!(out, "{name:<19}")?;
             for ns in [l.p50_ns, l.p90_ns, l.p99_ns, l.p999_ns, l.p9999_ns, l.max_ns] {
-                write!(out, " {:>9.1}", ns as f64 / 1e3)?;
+                // Of no operation there is no latency.
+                let us = if self.operations > 0 { ns as f64 / 1e3 } else { f64::NAN };
+                write!(out, " {:>9}", number(us, 1))?;
             }
             writeln!(out)?;
         }
@@ -212,13 +214,13 @@ impl Summary {
     fn print_felt(&self, out: &mut impl Write) -> std::io::Result<()> {
         let felt = &self.felt;
         let lost: f32 = felt.duty.iter().map(|d| 1.0 - d).sum();
-        let duty = 1.0 - lost / felt.duty.len().max(1) as f32;
+        let duty = 1.0 - f64::from(lost) / felt.duty.len() as f64;
         writeln!(
             out,
-            "felt on {} CPUs ({}): ran {:.1} % of the time, {} stuns, {} throttles",
+            "felt on {} CPUs ({}): ran {} % of the time, {} stuns, {} throttles",
             felt.cpus,
             felt.clock,
-            duty * 100.0,
+            number(duty * 100.0, 1),
             felt.stuns.len(),
             felt.throttles.len()
         )?;
@@ -304,6 +306,10 @@ fn window_error_max(samples: &[Sample], scheduled: impl Fn(f64) -> Option<f64>) 
             break;
         };
         let wanted = scheduled(end.seconds)? - scheduled(start.seconds)?;
+        // Where nothing was due there is no share of it.
+        if wanted <= 0.0 {
+            continue;
+        }
         let error = ((end.bytes - start.bytes) as f64 - wanted).abs() / wanted;
         worst = Some(error.max(worst.unwrap_or(0.0)));
     }

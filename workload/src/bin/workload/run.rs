@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use workload::dirty::DirtyPages;
-use workload::exit;
 use workload::heartbeat::{self, Heart};
 use workload::hiccup::Watch;
-use workload::interrupt;
 use workload::journal::{JournalWriter, Motion, RunId};
 use workload::machine::{self, MemorySize};
 use workload::outlet::OutletAddress;
 use workload::profile::Profile;
 use workload::rate::{Demand, Unit};
 use workload::region::Region;
+use workload::say;
 use workload::schedule::CatchUp;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::trace::TraceWriter;
 use workload::units::{Bytes, Rate, parse_duration};
 use workload::writer::{BeforeWrite, Watermarks};
+use workload::{exit, interrupt};
 
 use crate::control::{Control, ControlAddress};
 use crate::guest::{self, Guest};
@@ -163,7 +163,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         Some(address) => Some(JournalWriter::start(address, run_id, &spec)?),
         None => None,
     };
-    eprintln!("workload: filling {} with seed {}: {}", spec.memory, spec.seed, spec.workload);
+    say!("workload: filling {} with seed {}: {}", spec.memory, spec.seed, spec.workload);
     region.fill(&workload, |_| {});
 
     if let Some(journal) = &mut journal {
@@ -203,16 +203,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let what = WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds };
     let summary =
         Summary::new(&what, &stats, felt, &observed, &windows, refused, watermarks.read());
-    let mut out = std::io::stdout().lock();
-    match args.json {
+    say::report("workload", |out| match args.json {
         true => {
-            serde_json::to_writer(&mut out, &summary)?;
-            writeln!(out)?;
+            serde_json::to_writer(&mut *out, &summary)?;
+            writeln!(out)
         }
-        false => summary.print(&mut out)?,
-    }
+        false => summary.print(out),
+    });
     if let Some(incomplete) = &incomplete {
-        eprintln!("workload: {incomplete}");
+        say!("workload: {incomplete}");
     }
     Ok(match incomplete {
         _ if stats.findings > 0 => exit::WRONG,
@@ -358,14 +357,14 @@ impl Line {
             Rate(rate as u64)
         );
         match self.terminal {
-            true => eprint!("\r{text:<79.79}"),
-            false => eprintln!("{text}"),
+            true => say::status(&text),
+            false => say!("{text}"),
         }
     }
 
     fn end(&self) {
         if self.terminal {
-            eprint!("\r{:<79}\r", "");
+            say::status("");
         }
     }
 }

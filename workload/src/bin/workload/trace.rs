@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use workload::say;
 use workload::trace::Trace;
 use workload::units::parse_duration;
 
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         args.bitmaps.display()
     );
     trace.write(&args.output)?;
-    eprintln!(
+    say!(
         "workload: {} intervals, {:.0} dirty pages/s, in {}",
         trace.intervals.len(),
         trace.pages_per_s(),
