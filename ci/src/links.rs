@@ -120,7 +120,17 @@ fn one(case: &Case) -> anyhow::Result<String> {
     let (mut there, address) = receiver(&hosts, &[])?;
     let mut command: Command = hosts.on(0, &program);
     let child = command
-        .args(["send", "--insecure", "--json", "--to", &address, "--memory", "128MiB"])
+        .args([
+            "send",
+            "--give-up-after",
+            "60s",
+            "--insecure",
+            "--json",
+            "--to",
+            &address,
+            "--memory",
+            "128MiB",
+        ])
         .args(["--run-on", "300ms", "--linger", "300ms", "--compress", "off", "--delta", "off"])
         .args(case.arguments)
         .stdout(Stdio::piped())

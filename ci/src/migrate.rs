@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let (mut receiver, address) = receiver(&hosts, &[])?;
     let output = hosts
         .on(0, &program)
-        .args(["send", "--insecure", "--json", "--to", &address])
+        .args(["send", "--give-up-after", "60s", "--insecure", "--json", "--to", &address])
         .args(["--memory", &args.memory.0.to_string(), "--rate", &format!("{}B/s", args.rate.0)])
         .stderr(Stdio::inherit())
         .output()

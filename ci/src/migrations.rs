@@ -130,7 +130,7 @@ fn random_migration(seed: u64) -> (&'static str, Vec<String>) {
 fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
     let (mut receiver, address) = receiver(program)?;
     let output = Command::new(program)
-        .args(["send", "--json", "--to", &address])
+        .args(["send", "--give-up-after", "60s", "--json", "--to", &address])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
@@ -151,6 +151,7 @@ fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
 fn receiver(program: &Path) -> anyhow::Result<(Ended, String)> {
     let child: Child = Command::new(program)
         .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--wait", "60s"])
+        .args(["--give-up-after", "60s"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -48,7 +48,17 @@ pub(crate) fn receiver_with_report(
 ) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
     let child = hosts
         .on(1, &beside("vmigrate")?)
-        .args(["receive", "--insecure", "--announce", "--json", "--wait", "60s", "--listen"])
+        .args([
+            "receive",
+            "--insecure",
+            "--announce",
+            "--json",
+            "--wait",
+            "60s",
+            "--give-up-after",
+            "60s",
+        ])
+        .arg("--listen")
         .arg(format!("{ADDRESS_B}:{PORT}"))
         .args(more)
         .stdout(Stdio::piped())

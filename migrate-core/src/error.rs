@@ -86,6 +86,17 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The directory for records and the operator's socket cannot be used.
+    #[error("the state directory {} cannot be used: {why}; name another with --state-dir", path.display())]
+    StateDirectory {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// What the session says; see [`crate::session::Failure`].
+    #[error("{0}")]
+    Session(crate::session::Failure),
     /// The one ambiguous moment: the guest is stopped here and may run there.
     #[error(
         "handover of migration {id} is unresolved: the peer was told to run the guest and did not answer; \

@@ -12,15 +12,19 @@
 pub mod bound;
 mod clock;
 pub mod codec;
+mod conductor;
 pub mod destination;
 pub mod error;
 pub mod guest;
 pub mod link;
 pub mod memory;
+pub mod operator;
 pub mod policy;
 pub mod proto;
 pub mod report;
+pub mod session;
 pub mod sim;
 pub mod source;
+mod wire;
 
 pub use error::Error;

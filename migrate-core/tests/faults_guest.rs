@@ -1,5 +1,6 @@
 //! What is wrong with a guest that arrives is found while it can still run on at its source.
 
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -23,7 +24,8 @@ fn guest(kind: MachineKind, spec: &WorkloadSpec, rate: Option<u64>) -> StampedGu
 
 /// A shadow with all of the guest's memory; the guest stands still and gives its state.
 fn moved(guest: &mut StampedGuest, factory: &mut StampedFactory) -> (StampedShadow, Vec<u8>) {
-    let shadow = factory.create(&guest.description(), guest.memory().pages()).unwrap();
+    let shadow =
+        factory.create(&guest.description(), guest.memory().pages(), &Work::default()).unwrap();
     guest.pause().unwrap();
     copy(guest, &shadow);
     (shadow, guest.save_state().unwrap())
@@ -55,7 +57,7 @@ fn assert_runs(shadow: &mut StampedShadow) {
 /// Whether KVM is here; says so loudly where not.
 fn kvm() -> bool {
     let missing = MachineKind::Kvm.missing();
-    missing.as_ref().inspect(|why| eprintln!("SKIPPED: {why}"));
+    missing.as_ref().inspect(|why| println!("SKIPPED: {why}"));
     missing.is_none()
 }
 
@@ -228,7 +230,10 @@ fn descriptions_that_cannot_be_are_refused() {
         let mut description = serde_json::from_slice(&guest.description()).unwrap();
         edit(&mut description);
         let description = serde_json::to_vec(&description).unwrap();
-        let error = StampedFactory::default().create(&description, pages).unwrap_err().to_string();
+        let error = StampedFactory::default()
+            .create(&description, pages, &Work::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(says), "{says}: {error}");
     };
     refused(|d| d["rate"] = 0.into(), pages, "a rate of 0");
@@ -237,11 +242,7 @@ fn descriptions_that_cannot_be_are_refused() {
     refused(|d| d["machine"] = "kvm".into(), pages, "not of the announced size");
     refused(|_| {}, u64::MAX, "not of the announced size");
     refused(|_| {}, 1 << 40, "this machine has");
-    refused(
-        |d| d["spec"]["workload"] = "stream,on=1ns,off=500years".into(),
-        pages,
-        "at most a day",
-    );
+    refused(|d| d["spec"]["workload"] = "stream,on=1ns,off=50years".into(), pages, "at most a day");
     let trace: Edit =
         |d| d["spec"]["workload"] = "trace,file=/dev/zero,sum=0123456789abcdef".into();
     refused(trace, pages, "name a folder that holds it");

@@ -128,7 +128,7 @@ fn twenty_hops_in_a_row() {
         let (listener, address) = listener();
         let there = receiver(listener, StampedFactory::default());
         let mut settings = plan(address, PolicyKind::Adaptive);
-        settings.epoch = hop;
+        settings.epoch = migrate_core::proto::Epoch(hop);
         settings.bandwidth = Some(100e6);
         migrate(&mut guest, &settings);
         let stunned = guest.watermarks();

@@ -4,19 +4,24 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use migrate_core::Error;
 use migrate_core::codec::{Compress, Delta, Encoding};
+use migrate_core::destination;
 use migrate_core::guest::stamped::proof::judge;
-use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
+use migrate_core::guest::stamped::{StampedFactory, StampedGuest, StampedShadow};
 use migrate_core::guest::tracker::{self, TrackerKind};
-use migrate_core::guest::{Guest, GuestError, ShadowFactory};
+use migrate_core::guest::{Guest, GuestError, ShadowFactory, Work};
+use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Identity;
-use migrate_core::link::{Exposure, LinkSettings, Listener};
+use migrate_core::link::{Exposure, LinkSettings};
+use migrate_core::operator::{Desk, Request, StateDirectory, desk};
 use migrate_core::policy::PolicyKind;
-use migrate_core::source::handover::{Resolution, decide};
+use migrate_core::proto::Epoch;
+use migrate_core::session::{Failure, Word};
 use migrate_core::source::{self, SourceSettings, Streams};
 use support::{Quiet, assert_healthy, guest, listener, receiver, send, settings, spec, testify};
 use verifier::verdict::Verdict;
@@ -68,7 +73,7 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         let done = source::migrate(&mut guest, &mut *tracker, &settings, &mut Quiet::default())
             .unwrap_or_else(|e| panic!("{policy:?}, {workload}: {}", e.error));
         let arrived = there.join().unwrap().unwrap();
-        assert_eq!(arrived.epoch, 1);
+        assert_eq!(arrived.epoch, Epoch(1));
         let testimony = testify(arrived.guest);
         let source_root = support::root(guest.region());
         let judged = judge(
@@ -90,9 +95,14 @@ struct Slow(StampedFactory);
 
 impl ShadowFactory for Slow {
     type Shadow = StampedShadow;
-    fn create(&mut self, description: &[u8], pages: u64) -> Result<StampedShadow, GuestError> {
+    fn create(
+        &mut self,
+        description: &[u8],
+        pages: u64,
+        work: &Work,
+    ) -> Result<StampedShadow, GuestError> {
         std::thread::sleep(Duration::from_millis(300));
-        self.0.create(description, pages)
+        self.0.create(description, pages, work)
     }
 }
 
@@ -129,7 +139,7 @@ fn a_guest_hops_from_host_to_host() {
         let (listener, address) = listener();
         let there = receiver(listener, StampedFactory::default());
         let mut settings = settings(address);
-        settings.epoch = epoch;
+        settings.epoch = Epoch(epoch);
         send(&mut here, &settings).unwrap();
         let mut shadow = there.join().unwrap().unwrap().guest;
         assert_eq!(shadow.first_scan.as_ref().unwrap().watermarks, here.watermarks());
@@ -162,8 +172,9 @@ fn mutual_tls_arrives_whole_and_strangers_do_not() {
         ..LinkSettings::default()
     };
     let mut guest = guest(&spec(16), 20_000_000);
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), link.clone()).unwrap();
-    let mut settings = settings(listener.address().unwrap());
+    let listener = Endpoint::bind("127.0.0.1:0".parse().unwrap(), link.clone()).unwrap();
+    let mut settings = settings(listener.address());
+    let listener = Arc::new(listener);
     let there = receiver(listener, StampedFactory::default());
 
     // A stranger without certificate is turned away, and the receiver goes on waiting.
@@ -214,6 +225,7 @@ fn a_destination_that_cannot_hold_the_guest_says_so() {
             &mut self,
             _: &[u8],
             _: u64,
+            _: &Work,
         ) -> Result<Self::Shadow, migrate_core::guest::GuestError> {
             Err(migrate_core::guest::GuestError::new("build the shadow", "no memory left"))
         }
@@ -277,58 +289,123 @@ fn a_handover_that_lost_its_word_is_resolved_forward() {
     assert!(there.join().unwrap().is_ok());
 }
 
-/// Sees the handover become unresolved, and decides it as an operator would.
-struct Operator(Resolution);
-
-impl source::Observer for Operator {
-    fn progress(&mut self, progress: source::Progress) {
-        if let source::Progress::Unresolved { migration } = progress {
-            let directory = settings(([127, 0, 0, 1], 1).into()).state_directory;
-            decide(&directory, migration, self.0).unwrap();
+/// Says a word to whoever holds the one migration under way, until it is taken.
+fn say_until_taken(directory: &StateDirectory, word: Word) -> Vec<String> {
+    let mut answers = vec![];
+    for _ in 0..200 {
+        match desk::tell(directory, Request::Word(None, word)).unwrap() {
+            Some(reply) if reply.taken => return answers,
+            Some(reply) => answers.push(reply.text),
+            None => {}
         }
+        std::thread::sleep(Duration::from_millis(50));
     }
-    fn cancelled(&self) -> bool {
-        false
-    }
+    panic!("never taken: {answers:?}");
 }
 
-/// Nobody hears Run, however often it is said: only an operator can end it.
+/// A migration whose source has an operator of its own; what became of it, and of the destination.
+fn with_operator(
+    guest: &mut StampedGuest,
+    rule: proxy::Rule,
+    operator: impl FnOnce(&StateDirectory) + Send,
+) -> (Result<source::Migrated, Box<source::NotMigrated>>, Result<(), Error>) {
+    let keep = tempfile::tempdir().unwrap();
+    let directory = StateDirectory::open(&keep.path().join("source")).unwrap();
+    let (listener, address) = listener();
+    let there = std::thread::spawn(move || {
+        let mut settings = support::receive_settings();
+        settings.give_up_after = Some(Duration::from_secs(10));
+        let mut factory = StampedFactory::default();
+        let quiet = &mut Quiet::default();
+        destination::receive(&listener, &mut factory, &settings, quiet).map(drop)
+    });
+    let mut settings = settings(proxy::start(address, rule));
+    settings.operator = Some(Arc::new(Desk::open(&directory).unwrap()));
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| operator(&directory));
+        send(guest, &settings)
+    });
+    drop(settings);
+    (result, there.join().unwrap())
+}
+
+/// Nobody hears Run, however often it is said, but the destination can be asked to refuse.
 #[test]
-fn an_operator_ends_a_handover_that_nobody_answers() {
-    for resolution in [Resolution::SourceRuns, Resolution::DestinationRuns] {
+fn an_operator_takes_a_guest_back_that_the_destination_refuses() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (result, there) = with_operator(&mut guest, proxy::Rule::CutAtEveryRun, |directory| {
+        let word = Word::SourceRuns { runs_nowhere_else: false };
+        let early = say_until_taken(directory, word);
+        assert!(
+            early.iter().all(|text| text.contains("nothing is to be decided")
+                || text.contains("not yet")
+                || text.contains("being decided")),
+            "{early:?}"
+        );
+    });
+    let failed = result.unwrap_err().error;
+    assert!(matches!(failed, Error::Session(Failure::Refused(_))), "{failed}");
+    assert_healthy(&mut guest);
+    assert!(there.is_err());
+}
+
+/// The destination cannot be reached any more: the word is only taken once Run is void, and after
+/// the operator was asked to look.
+#[test]
+fn an_operator_takes_a_guest_back_from_a_dead_destination() {
+    let mut guest = guest(&spec(16), 20_000_000);
+    let (result, there) = with_operator(&mut guest, proxy::Rule::DeadAtRun, |directory| {
+        let word = Word::SourceRuns { runs_nowhere_else: true };
+        let answers = say_until_taken(directory, word);
+        let waited = answers.iter().filter(|text| text.contains("may still do so for")).count();
+        assert!(waited > 10, "two link timeouts: {answers:?}");
+        assert_eq!(answers.iter().filter(|text| text.contains("look now")).count(), 1);
+    });
+    assert!(matches!(result.unwrap_err().error, Error::Cancelled));
+    assert_healthy(&mut guest);
+    assert!(there.is_err(), "it gave up in the end");
+}
+
+#[test]
+fn an_operator_leaves_a_guest_to_the_destination_or_gives_it_up() {
+    for word in [Word::DestinationRuns { source_is_gone: false }, Word::GiveUp] {
         let mut guest = guest(&spec(16), 20_000_000);
-        let (listener, address) = listener();
-        let there = receiver(listener, StampedFactory::default());
-        let settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
-        let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
-        let result =
-            source::migrate(&mut guest, &mut *tracker, &settings, &mut Operator(resolution));
+        let (result, there) = with_operator(&mut guest, proxy::Rule::DeadAtRun, |directory| {
+            say_until_taken(directory, word);
+        });
         let stopped = guest.watermarks();
-        match resolution {
-            Resolution::SourceRuns => {
-                assert!(matches!(result.unwrap_err().error, Error::Cancelled));
-                assert_healthy(&mut guest);
+        match word {
+            Word::GiveUp => {
+                let failed = result.unwrap_err().error;
+                assert!(failed.to_string().contains("vmigrate resolve"), "{failed}");
             }
-            Resolution::DestinationRuns => {
-                assert!(result.unwrap().control.is_none());
-                std::thread::sleep(Duration::from_millis(100));
-                assert_eq!(guest.watermarks(), stopped, "the source stays stopped");
-            }
+            _ => assert!(result.unwrap().control.is_none()),
         }
-        let unheard = there.join().unwrap().unwrap_err();
-        assert!(matches!(unheard, Error::Unresolved { .. }), "{unheard}");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(guest.watermarks(), stopped, "the source stays stopped");
+        assert!(there.is_err(), "it gave up in the end");
     }
 }
 
-/// Without an operator the guest stays stopped, and the error says what to do.
+/// Where nobody comes to decide, both ends give up after the time that they were told, and not
+/// before: the guest stays stopped, and the error says what to do.
 #[test]
-fn an_unresolved_handover_keeps_the_guest_stopped() {
+fn an_unresolved_handover_is_given_up_only_when_that_was_said() {
     let mut guest = guest(&spec(16), 20_000_000);
     let (listener, address) = listener();
-    let there = receiver(listener, StampedFactory::default());
-    let mut settings = settings(proxy::start(address, proxy::Rule::CutAtEveryRun));
-    settings.resolve_timeout = Duration::from_millis(700);
+    let there = std::thread::spawn(move || {
+        let mut settings = support::receive_settings();
+        settings.give_up_after = Some(Duration::from_millis(1500));
+        let mut factory = StampedFactory::default();
+        let quiet = &mut Quiet::default();
+        destination::receive(&listener, &mut factory, &settings, quiet).map(drop)
+    });
+    let mut settings = settings(proxy::start(address, proxy::Rule::DeadAtRun));
+    settings.resolve_timeout = Duration::from_millis(200);
+    settings.give_up_after = Some(Duration::from_millis(1500));
+    let start = std::time::Instant::now();
     let failed = send(&mut guest, &settings).unwrap_err();
+    assert!(start.elapsed() > Duration::from_millis(1500), "the limit asks, it does not hold");
     let stopped = guest.watermarks();
     assert!(failed.error.to_string().contains("vmigrate resolve"), "{}", failed.error);
     std::thread::sleep(Duration::from_millis(100));

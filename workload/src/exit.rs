@@ -6,7 +6,7 @@ pub const PROVEN: u8 = 0;
 pub const WRONG: u8 = 1;
 /// Bad usage or input; nothing was started.
 pub const USAGE: u8 = 2;
-/// The migration failed or was cancelled; the source still runs.
+/// The migration failed or was cancelled; the source still runs. At a receiver: nothing runs here.
 pub const FAILED: u8 = 3;
 /// Nothing was proven.
 pub const INCONCLUSIVE: u8 = 4;
@@ -18,7 +18,7 @@ pub const HELP: &str = "Exit codes:\n  \
     0  done and, where memory was checked, proven\n  \
     1  memory is wrong\n  \
     2  bad usage or input\n  \
-    3  migration failed or was cancelled, the source still runs\n  \
+    3  migration failed or was cancelled, the source still runs (at a receiver: nothing runs here)\n  \
     4  inconclusive: nothing was proven\n  \
     5  handover unresolved, the VM is stopped";
 

@@ -15,6 +15,7 @@
 
 pub mod block;
 pub mod choice;
+pub(crate) mod looks;
 pub mod signatures;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;

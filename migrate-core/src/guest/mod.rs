@@ -137,15 +137,21 @@ pub trait Shadow: Send {
 }
 
 /// Builds shadows from descriptions.
-pub trait ShadowFactory {
+pub trait ShadowFactory: Send {
     /// The shadow type.
     type Shadow: Shadow;
 
-    /// A shadow of the guest that `description` describes, its `pages` pages populated.
+    /// A shadow of the guest that `description` describes, its `pages` pages populated. Says through
+    /// `work` how far it is, and gives up soon after it was called off.
     ///
     /// # Errors
     /// The description is not understood, or the machine cannot hold the guest.
-    fn create(&mut self, description: &[u8], pages: u64) -> Result<Self::Shadow, GuestError>;
+    fn create(
+        &mut self,
+        description: &[u8],
+        pages: u64,
+        work: &Work,
+    ) -> Result<Self::Shadow, GuestError>;
 }
 
 /// Knows which pages were written. Dropping it stops tracking.

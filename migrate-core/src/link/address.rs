@@ -10,13 +10,13 @@ use std::str::FromStr;
 
 /// HOST:PORT as it was written, and every address that it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct HostPort {
     text: String,
     /// In the order in which they are tried; at least one, none of them twice.
     addresses: Vec<SocketAddr>,
 }
 
-impl Endpoint {
+impl HostPort {
     /// Every address, in the order in which they are tried; at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -41,19 +41,19 @@ impl Endpoint {
     }
 }
 
-impl From<SocketAddr> for Endpoint {
+impl From<SocketAddr> for HostPort {
     fn from(address: SocketAddr) -> Self {
         Self { text: address.to_string(), addresses: vec![address] }
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.text)
     }
 }
 
-impl FromStr for Endpoint {
+impl FromStr for HostPort {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let mut addresses = Vec::new();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn addresses(text: &str) -> Result<Vec<String>, String> {
-        let endpoint: Endpoint = text.parse()?;
+        let endpoint: HostPort = text.parse()?;
         Ok(endpoint.addresses().iter().map(ToString::to_string).collect())
     }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn the_first_that_works_is_taken() {
         let two = [1, 2].map(|last| SocketAddr::from(([127, 0, 0, last], 1)));
-        let endpoint = Endpoint { text: "two:1".to_owned(), addresses: two.to_vec() };
+        let endpoint = HostPort { text: "two:1".to_owned(), addresses: two.to_vec() };
         let second = |address| if address == two[1] { Ok(address) } else { Err("closed") };
         assert_eq!(endpoint.first(second), Ok(two[1]));
         let none: Result<(), _> = endpoint.first(|_| Err("closed"));

@@ -2,14 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use socket2::SockRef;
 
 use crate::Error;
 use crate::guest::MemoryView;
-use crate::memory::{PAGE_BYTES, PageNumber, runs_of};
-use crate::proto::frame::{HEADER_BYTES, Header, Kind};
+use crate::memory::{PAGE_BYTES, PageNumber};
 
 use super::congestion;
 use super::sys::{self, Queue};
@@ -65,65 +66,42 @@ impl Channel {
         self.write_locked(bytes).map_err(stalled)
     }
 
-    /// Sends a frame.
+    /// Sends bytes that lie in several places, as one piece.
     ///
     /// # Errors
     /// As [`Channel::write`].
-    pub fn send(&self, tag: u64, header: &Header, payload: &[u8]) -> io::Result<()> {
-        self.send_parts(tag, &[], header, &[payload])
-    }
-
-    /// Sends a frame whose payload lies in several places, after whole frames in `before`.
-    ///
-    /// # Errors
-    /// As [`Channel::write`].
-    pub fn send_parts(
-        &self,
-        tag: u64,
-        before: &[u8],
-        header: &Header,
-        parts: &[&[u8]],
-    ) -> io::Result<()> {
-        debug_assert_eq!(header.length, parts.iter().map(|p| p.len()).sum::<usize>());
+    pub fn write_parts(&self, parts: &[&[u8]]) -> io::Result<()> {
         let _whole = lock(&self.writing);
-        let bytes: [u8; HEADER_BYTES] = header.encode(tag);
-        let all = [before, &bytes].into_iter().chain(parts.iter().copied());
         if self.tls.is_none() {
-            let mut slices: Vec<_> = all.map(io::IoSlice::new).collect();
+            let mut slices: Vec<_> = parts.iter().copied().map(io::IoSlice::new).collect();
             return write_all_vectored(&self.stream, &mut slices).map_err(stalled);
         }
-        for part in all {
+        for part in parts {
             self.write_locked(part).map_err(stalled)?;
         }
         Ok(())
     }
 
-    /// Sends a frame whose payload is `checks` and then guest pages, after whole frames in
-    /// `before`: from guest memory to the socket without a copy of our own, unless TLS has to
-    /// encrypt them.
+    /// Sends what is in `head` and then the runs of memory: from memory to the socket without a
+    /// copy of our own, unless TLS has to encrypt them.
     ///
     /// # Errors
     /// As [`Channel::write`].
-    pub fn send_pages(
+    pub fn write_memory(
         &self,
-        tag: u64,
-        before: &[u8],
-        header: &Header,
-        checks: &[u8],
+        head: [&[u8]; 3],
         memory: &MemoryView,
+        runs: &[Range<PageNumber>],
     ) -> io::Result<()> {
         let writing = lock(&self.writing);
-        let bytes: [u8; HEADER_BYTES] = header.encode(tag);
-        let head = [before, &bytes, checks];
-        let runs: Vec<_> = runs_of(header.a, header.b).collect();
         if self.tls.is_none() {
-            return sys::write_pages(&self.stream, &writing, head, memory, &runs).map_err(stalled);
+            return sys::write_pages(&self.stream, &writing, head, memory, runs).map_err(stalled);
         }
         for part in head {
             self.write_locked(part).map_err(stalled)?;
         }
         let mut buffer = vec![0; PAGE_BYTES as usize];
-        for page in runs.into_iter().flatten() {
+        for page in runs.iter().cloned().flatten() {
             memory.copy_out(&(page..page + 1), &mut buffer);
             self.write_locked(&buffer).map_err(stalled)?;
         }
@@ -182,74 +160,40 @@ impl Channel {
         Ok(())
     }
 
-    /// Fills `checks`, and then the pages of a shadow that the mask of a group names.
+    /// Fills `head`, and then runs of memory.
     ///
     /// # Errors
     /// As [`Channel::read_exact`].
-    pub fn read_pages(
+    pub fn read_memory(
         &self,
-        checks: &mut [u8],
+        head: &mut [u8],
         memory: &MemoryView,
-        first: PageNumber,
-        mask: u64,
+        runs: impl Iterator<Item = Range<PageNumber>>,
     ) -> io::Result<()> {
         if self.tls.is_none() {
-            let runs = runs_of(first, mask);
-            return sys::read_pages(&self.stream, checks, memory, runs).map_err(stalled);
+            return sys::read_pages(&self.stream, head, memory, runs).map_err(stalled);
         }
-        self.read_exact(checks)?;
-        for run in runs_of(first, mask) {
+        self.read_exact(head)?;
+        for run in runs {
             memory.fill(&run, |bytes| self.read_exact(bytes))?;
         }
         Ok(())
     }
 
-    /// Reads a checked header.
-    ///
-    /// # Errors
-    /// The link is lost or silent, or the peer breaks the protocol.
-    pub fn read_header(&self, tag: u64, doing: &'static str) -> Result<Header, Error> {
-        let mut bytes = [0; HEADER_BYTES];
-        self.read_exact(&mut bytes).map_err(|source| Error::Link { doing, source })?;
-        Ok(Header::decode(bytes, tag)?)
-    }
-
-    /// Reads the payload of a frame whose header was checked.
-    ///
-    /// # Errors
-    /// The link is lost or silent.
-    pub fn read_payload(&self, header: &Header, doing: &'static str) -> Result<Vec<u8>, Error> {
-        let mut payload = vec![0; header.length];
-        self.read_exact(&mut payload).map_err(|source| Error::Link { doing, source })?;
-        Ok(payload)
-    }
-
-    /// Reads whole frames and hands them on, until one of kind `last`, an error (handed on too), or
-    /// nobody takes them any more.
-    pub fn listen(
-        &self,
-        tag: u64,
-        last: Kind,
-        doing: &'static str,
-        deliver: impl Fn(Result<(Header, Vec<u8>), Error>) -> bool,
-    ) {
-        loop {
-            let message = self
-                .read_header(tag, doing)
-                .and_then(|header| Ok((header, self.read_payload(&header, doing)?)));
-            let more = matches!(&message, Ok((header, _)) if header.kind != last);
-            if !deliver(message) || !more {
-                return;
-            }
-        }
-    }
-
-    /// Lets reads wait as long as they must: for streams whose silence another one judges.
+    /// Lets reads wait as long as they must: for connections whose silence is judged elsewhere.
     ///
     /// # Errors
     /// The socket is gone.
     pub fn wait_patiently(&self) -> io::Result<()> {
         self.stream.set_read_timeout(None)
+    }
+
+    /// Lets each read wait for so long.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(time))
     }
 
     /// Nothing more will be sent; what was sent still arrives.

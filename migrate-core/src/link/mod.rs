@@ -3,20 +3,21 @@
 pub mod address;
 pub mod channel;
 pub mod congestion;
+pub mod endpoint;
 pub mod pacer;
 mod sys;
 pub mod tls;
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::Error;
 use crate::proto::ProtoError;
-use crate::proto::hello::{HELLO_BYTES, Hello, WELCOME_BYTES, Welcome};
-use address::Endpoint;
+use crate::proto::hello::{Hello, Welcome, agreed_timeout};
+use address::HostPort;
 use channel::Channel;
 use congestion::Congestion;
 use tls::Identity;
@@ -92,11 +93,16 @@ impl LinkSettings {
     }
 }
 
-/// Connects and shakes hands with the first address of `peer` that answers.
+/// Connects and shakes hands with the first address of `peer` that answers; the connection, and the
+/// link timeout that both ends keep to.
 ///
 /// # Errors
 /// Nobody is there, the peer is not ours, or it refuses.
-pub fn connect(peer: &Endpoint, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
+pub fn connect(
+    peer: &HostPort,
+    hello: Hello,
+    settings: &LinkSettings,
+) -> Result<(Channel, Duration), Error> {
     // A name that also leads outside is refused, whichever of its addresses would answer.
     for address in peer.addresses() {
         settings.allow(*address)?;
@@ -106,7 +112,7 @@ pub fn connect(peer: &Endpoint, hello: Hello, settings: &LinkSettings) -> Result
 
 /// What is said when no address of a peer would do: what the first that answered said, and else
 /// what became of each.
-fn nobody(peer: &Endpoint, failures: Vec<(SocketAddr, Error)>) -> Error {
+fn nobody(peer: &HostPort, failures: Vec<(SocketAddr, Error)>) -> Error {
     let mut absent = Vec::new();
     let mut kind = ErrorKind::NotConnected;
     for (address, error) in failures {
@@ -122,7 +128,11 @@ fn nobody(peer: &Endpoint, failures: Vec<(SocketAddr, Error)>) -> Error {
     Error::Connect { peer: peer.to_string(), source }
 }
 
-fn call(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Channel, Error> {
+fn call(
+    peer: SocketAddr,
+    hello: Hello,
+    settings: &LinkSettings,
+) -> Result<(Channel, Duration), Error> {
     let failed = |source| Error::Connect { peer: peer.to_string(), source };
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, None).map_err(failed)?;
     settings.congestion.set(&socket).map_err(failed)?;
@@ -135,126 +145,29 @@ fn call(peer: SocketAddr, hello: Hello, settings: &LinkSettings) -> Result<Chann
     };
     let lost = |source| Error::Link { doing: "shaking hands", source };
     channel.write(&hello.encode()).map_err(lost)?;
-    let mut answer = [0; WELCOME_BYTES];
-    match channel.read_exact(&mut answer) {
-        // Something that closes or keeps silent at our hello speaks another protocol.
-        Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
-            return Err(ProtoError::NotOurs.into());
-        }
-        other => other.map_err(lost)?,
-    }
-    Welcome::decode(answer)?;
-    Ok(channel)
+    let deadline = Instant::now() + settings.timeout;
+    let terms = Welcome::read(|into| match read_by(&channel, into, deadline) {
+        // Something that closes at our hello speaks another protocol.
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(Error::from(ProtoError::NotOurs)),
+        other => other.map_err(lost),
+    })?;
+    channel.wait_patiently().map_err(lost)?;
+    Ok((channel, agreed_timeout(hello.link_timeout, terms.link_timeout)))
 }
 
-/// A listening socket that shakes hands.
-#[derive(Debug)]
-pub struct Listener {
-    socket: TcpListener,
-    settings: LinkSettings,
-}
-
-/// A connection whose hello was read and not yet answered.
-#[derive(Debug)]
-pub struct Caller {
-    /// Who calls.
-    pub hello: Hello,
-    /// From where.
-    pub peer: SocketAddr,
-    channel: Channel,
-}
-
-impl Caller {
-    /// Answers; the channel is good for use after [`Welcome::Ok`].
-    ///
-    /// # Errors
-    /// The caller is gone.
-    pub fn answer(self, welcome: Welcome) -> Result<Channel, Error> {
-        self.channel
-            .write(&welcome.encode())
-            .map_err(|source| Error::Link { doing: "shaking hands", source })?;
-        Ok(self.channel)
-    }
-}
-
-impl Listener {
-    /// Listens on `address`.
-    ///
-    /// # Errors
-    /// The address is taken, not ours, or not allowed without protection.
-    pub fn bind(address: SocketAddr, settings: LinkSettings) -> Result<Self, Error> {
-        settings.allow(address)?;
-        let failed = |source| Error::Listen { address, source };
-        let socket = TcpListener::bind(address).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { socket, settings })
-    }
-
-    /// Where it listens; the port was chosen by the system if 0 was asked for.
-    ///
-    /// # Errors
-    /// The system does not say.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// The link's settings.
-    pub fn settings(&self) -> &LinkSettings {
-        &self.settings
-    }
-
-    /// The next caller with a valid hello, or `None` at `deadline`. Callers that speak something
-    /// else are told so and do not end the wait; `rejected` hears of them.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`] when `cancelled` says so, or the socket fails.
-    pub fn accept(
-        &self,
-        deadline: Instant,
-        cancelled: &dyn Fn() -> bool,
-        rejected: &mut dyn FnMut(SocketAddr, &Error),
-    ) -> Result<Option<Caller>, Error> {
-        const POLL: Duration = Duration::from_millis(5);
-        loop {
-            if cancelled() {
-                return Err(Error::Cancelled);
-            }
-            match self.socket.accept() {
-                Ok((stream, peer)) => match self.greet(stream, peer) {
-                    Ok(caller) => return Ok(Some(caller)),
-                    Err(e) => rejected(peer, &e),
-                },
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if Instant::now() >= deadline {
-                        return Ok(None);
-                    }
-                    std::thread::sleep(POLL);
-                }
-                Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
-                Err(source) => return Err(Error::Link { doing: "accepting", source }),
-            }
+/// Fills `into` before the deadline, also if what comes drips: byte by byte, because each read of
+/// several waits anew for each of them. A welcome is short.
+fn read_by(channel: &Channel, into: &mut [u8], deadline: Instant) -> std::io::Result<()> {
+    for byte in into.chunks_mut(1) {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        // None at all would mean to wait for ever.
+        channel.wait_at_most(rest.max(Duration::from_millis(1)))?;
+        channel.read_exact(byte)?;
+        if Instant::now() > deadline {
+            return Err(ErrorKind::TimedOut.into());
         }
     }
-
-    fn greet(&self, stream: TcpStream, peer: SocketAddr) -> Result<Caller, Error> {
-        let lost = |source| Error::Link { doing: "shaking hands", source };
-        stream.set_nonblocking(false).map_err(lost)?;
-        self.settings.tune(&stream).map_err(lost)?;
-        let channel = match &self.settings.identity {
-            Some(identity) => Channel::tls(stream, identity.accept()?)?,
-            None => Channel::plain(stream),
-        };
-        let mut bytes = [0; HELLO_BYTES];
-        channel.read_exact(&mut bytes).map_err(lost)?;
-        match Hello::decode(bytes) {
-            Ok(hello) => Ok(Caller { hello, peer, channel }),
-            Err(e) => {
-                // A newer peer can read which version this is; others see it is not theirs.
-                let _ = channel.write(&Welcome::Version.encode());
-                Err(e.into())
-            }
-        }
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -264,7 +177,7 @@ mod tests {
     /// The kernel's own limits on its options are not the user's.
     #[test]
     fn every_timeout_in_range_can_be_set() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         for timeout_ms in [0, 100, 999, 1000, 32_768_000, 3_600_000, u64::MAX] {
             let timeout = Duration::from_millis(timeout_ms);

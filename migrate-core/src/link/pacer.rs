@@ -1,6 +1,7 @@
 //! Pacing: how one host plays a slower link without privileges.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How far behind schedule sending may be and still catch up: what the queues of a real link hold
@@ -11,6 +12,9 @@ const CATCH_UP_MAX: Duration = Duration::from_millis(50);
 /// none that a migration could end at.
 const STEP_MAX: Duration = Duration::from_secs(3600);
 
+/// Longest sleep before it is seen whether anybody still wants to send.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
 /// Whether bytes can be sent at this rate: more than none a second, and a number.
 pub fn is_rate(bytes_per_s: f64) -> bool {
     bytes_per_s.is_finite() && bytes_per_s > 0.0
@@ -19,20 +23,41 @@ pub fn is_rate(bytes_per_s: f64) -> bool {
 /// Limits the sum of several streams to a rate, on an absolute schedule.
 #[derive(Debug)]
 pub struct Pacer {
-    /// Above zero and finite.
-    bytes_per_s: Option<f64>,
+    /// As the bits of an f64; infinite where nothing is limited.
+    bytes_per_s: AtomicU64,
+    stopped: AtomicBool,
     next: Mutex<Option<Instant>>,
 }
 
 impl Pacer {
     /// Limits to `bytes_per_s`; `None`, and what is no rate (see [`is_rate`]), does not limit.
     pub fn new(bytes_per_s: Option<f64>) -> Self {
-        Self { bytes_per_s: bytes_per_s.filter(|rate| is_rate(*rate)), next: Mutex::new(None) }
+        let pacer = Self {
+            bytes_per_s: AtomicU64::default(),
+            stopped: AtomicBool::new(false),
+            next: Mutex::new(None),
+        };
+        pacer.set(bytes_per_s);
+        pacer
+    }
+
+    /// Limits to `bytes_per_s` from now on.
+    pub fn set(&self, bytes_per_s: Option<f64>) {
+        let rate = bytes_per_s.filter(|rate| is_rate(*rate)).unwrap_or(f64::INFINITY);
+        self.bytes_per_s.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Lets everybody through who waits, or comes later: the attempt is over.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Blocks until `bytes` more may be sent.
     pub fn admit(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_s else { return };
+        let rate = f64::from_bits(self.bytes_per_s.load(Ordering::Relaxed));
+        if rate.is_infinite() {
+            return;
+        }
         let now = Instant::now();
         let start = {
             let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -43,7 +68,13 @@ impl Pacer {
             start
         };
         // The bytes are on the wire from `start` on; they may go out when it has come.
-        std::thread::sleep(start.saturating_duration_since(now));
+        loop {
+            let rest = start.saturating_duration_since(Instant::now());
+            if rest.is_zero() || self.stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(rest.min(SLEEP_MAX));
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! `ca-cert.pem`, `client-cert.pem` and `client-key.pem` on the source, `server-cert.pem` and
 //! `server-key.pem` on the destination. Both sides must be signed by the one CA.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,12 +58,6 @@ pub struct Expiry {
     pub file: PathBuf,
     /// From now to its end.
     pub rest: Duration,
-}
-
-impl fmt::Display for Expiry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "certificate {} expires in {}", self.file.display(), in_days(self.rest))
-    }
 }
 
 impl Identity {
@@ -147,19 +140,19 @@ impl Identity {
     }
 
     fn key(&self, file: &str) -> Result<PrivateKeyDer<'static>, Error> {
-        let bad = |e: &dyn fmt::Display| self.unusable("key", file, e);
+        let bad = |e: &dyn std::fmt::Display| self.unusable("key", file, e);
         let pem = std::fs::read(self.directory.join(file)).map_err(|e| bad(&e))?;
         let text = String::from_utf8_lossy(&pem);
         // As PKCS #8 and as OpenSSL before it mark what needs a password.
         if text.contains("BEGIN ENCRYPTED") || text.contains("4,ENCRYPTED") {
-            return Err(bad(&"it is encrypted, and nobody is asked for a password here; \
-                             `openssl pkey -in OLD -out NEW` decrypts it"));
+            return Err(bad(&"it is encrypted, and nobody is asked for its password here; \
+                             `openssl pkey -in FILE -out FILE` decrypts it"));
         }
         PrivateKeyDer::from_pem_slice(&pem).map_err(|e| bad(&e))
     }
 
     fn certificates(&self, file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-        let bad = |e: &dyn fmt::Display| self.unusable("certificate", file, e);
+        let bad = |e: &dyn std::fmt::Display| self.unusable("certificate", file, e);
         let certificates = CertificateDer::pem_file_iter(self.directory.join(file))
             .map_err(|e| bad(&e))?
             .collect::<Result<Vec<_>, _>>()
@@ -197,14 +190,14 @@ impl Identity {
         }
     }
 
-    fn unusable(&self, what: &str, file: &str, why: &dyn fmt::Display) -> Error {
+    fn unusable(&self, what: &str, file: &str, why: &dyn std::fmt::Display) -> Error {
         let path = self.directory.join(file);
         Error::Tls(format!("cannot use {what} {}: {why}", path.display()))
     }
 }
 
 /// A time in days, as one speaks of certificates.
-fn in_days(time: Duration) -> String {
+pub fn in_days(time: Duration) -> String {
     match time.as_secs() / DAY.as_secs() {
         0 => "less than a day".to_owned(),
         1 => "1 day".to_owned(),

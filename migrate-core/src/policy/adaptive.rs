@@ -239,6 +239,10 @@ impl Policy for Adaptive {
         "adaptive"
     }
 
+    fn set_goal(&mut self, goal: Duration) {
+        self.settings.goal = goal;
+    }
+
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
         self.budget.observe(&event);
         let before = self.throttling;

@@ -88,6 +88,10 @@ impl Policy for AutoConverge {
         "auto-converge"
     }
 
+    fn set_goal(&mut self, goal: Duration) {
+        self.settings.goal = goal;
+    }
+
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
         self.budget.observe(&event);
         match event {

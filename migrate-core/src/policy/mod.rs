@@ -159,6 +159,9 @@ pub trait Policy: Send {
     /// Name on the command line and in reports.
     fn name(&self) -> &'static str;
 
+    /// From now on a stun may take so long.
+    fn set_goal(&mut self, goal: Duration);
+
     /// What to do now that `event` happened. After a stun or giving up there are no more events.
     fn step(&mut self, event: Event, now: Time) -> Vec<Action>;
 }

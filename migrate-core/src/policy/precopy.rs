@@ -1,6 +1,8 @@
 //! `precopy`: classic rounds, no throttle. Stuns when the rest fits the goal; gives up when
 //! rounds stop shrinking or run out.
 
+use std::time::Duration;
+
 use super::budget::Budget;
 use super::estimate::Estimate;
 use super::stall::{Stall, stun_if_it_fits};
@@ -49,6 +51,10 @@ impl Precopy {
 impl Policy for Precopy {
     fn name(&self) -> &'static str {
         "precopy"
+    }
+
+    fn set_goal(&mut self, goal: Duration) {
+        self.settings.goal = goal;
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {

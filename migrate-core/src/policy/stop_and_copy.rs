@@ -1,5 +1,7 @@
 //! `stop-and-copy`: stun first. The downtime is the whole migration.
 
+use std::time::Duration;
+
 use super::budget::Budget;
 use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time};
 
@@ -17,6 +19,11 @@ impl StopAndCopy {
 impl Policy for StopAndCopy {
     fn name(&self) -> &'static str {
         "stop-and-copy"
+    }
+
+    fn set_goal(&mut self, goal: Duration) {
+        // It stuns first, whatever that takes.
+        let _ = goal;
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {

@@ -4,6 +4,8 @@
 //! not switches SDPS on, for good. From then on every window sets the throttle anew, so a guest
 //! that calms down by itself is left alone. Stuns when the rest fits the switchover goal.
 
+use std::time::Duration;
+
 use super::budget::Budget;
 use super::estimate::Estimate;
 use super::sdps::Sdps;
@@ -67,6 +69,10 @@ impl Vmotion {
 impl Policy for Vmotion {
     fn name(&self) -> &'static str {
         "vmotion"
+    }
+
+    fn set_goal(&mut self, goal: Duration) {
+        self.settings.goal = goal;
     }
 
     fn step(&mut self, event: Event, now: Time) -> Vec<Action> {

@@ -7,75 +7,15 @@
 //! what is known is no worse than having read it just before it was written.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::Error;
+use crate::codec::looks::{Look, Looks};
 use crate::codec::{Checks, check};
 use crate::error::spawn;
 use crate::guest::MemoryView;
-use crate::memory::{Bitmap, PAGE_BYTES, PageNumber, groups_of_shard, pages_of};
-
-/// Stands for a page of which nothing is known.
-const UNKNOWN: u64 = 0;
-/// Stands for a zero page. A page whose check happens to be the same number is not remembered.
-const ZERO: u64 = 1;
-
-/// What is known of a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// All of it is zero.
-    Zero,
-    /// It is not; its check.
-    Check(u64),
-}
-
-/// What is known of each page: 8 bytes for each, 0.2 % of memory.
-#[derive(Debug)]
-pub(super) struct Looks(Box<[AtomicU64]>);
-
-impl Looks {
-    /// Nothing is known of any page.
-    pub(super) fn none(pages: u64) -> Self {
-        Self((0..pages).map(|_| AtomicU64::new(UNKNOWN)).collect())
-    }
-
-    /// Remembers what was found.
-    fn set(&self, page: PageNumber, look: Look) {
-        let known = match look {
-            Look::Zero => ZERO,
-            Look::Check(ZERO) => UNKNOWN,
-            Look::Check(check) => check,
-        };
-        self.0[page as usize].store(known, Ordering::Relaxed);
-    }
-
-    /// What is known of the page, once.
-    pub(super) fn take(&self, page: PageNumber) -> Option<Look> {
-        let known = &self.0[page as usize];
-        // Each page is its stream's alone; a harvest that forgets meanwhile owes the page again.
-        match known.load(Ordering::Relaxed) {
-            UNKNOWN => None,
-            look => {
-                known.store(UNKNOWN, Ordering::Relaxed);
-                Some(if look == ZERO { Look::Zero } else { Look::Check(look) })
-            }
-        }
-    }
-
-    /// Nothing is known any more of pages that were written.
-    pub(super) fn forget(&self, written: &Bitmap) {
-        for page in written.runs(0..written.pages()).flatten() {
-            if let Some(known) = self.0.get(page as usize) {
-                known.store(UNKNOWN, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.0.iter().filter(|known| known.load(Ordering::Relaxed) != UNKNOWN).count() as u64
-    }
-}
+use crate::memory::{Bitmap, Group, PAGE_BYTES, PageNumber, groups_of_shard};
 
 /// Threads that look.
 pub(super) struct FirstLook {
@@ -107,7 +47,7 @@ impl FirstLook {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    for page in pages_of(first, present.group(first)) {
+                    for page in present.group(first).into_iter().flat_map(Group::pages) {
                         look_at(&memory, page, checks, &looks);
                     }
                 }

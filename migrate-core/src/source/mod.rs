@@ -5,39 +5,42 @@
 //! ```
 //!
 //! Nothing is lost by a failed attempt: a page that was harvested is owed until the destination
-//! has it, and the next attempt owes all of memory again. Until the handover record is on disk,
-//! any failure resumes the guest here, unthrottled; afterwards it stays stopped until the
-//! destination or an operator says where it runs.
+//! has it, and the next attempt owes all of memory again. Who runs the guest when is decided by
+//! [`crate::session::source`]; here that is carried out.
 
-mod attempt;
+mod attendant;
+mod copy;
 mod first_look;
-pub mod handover;
-mod sender;
-mod shards;
+pub(crate) mod notes;
+mod setup;
+mod shell;
+mod withdrawal;
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Error;
 use crate::codec::Encoding;
 use crate::guest::{DirtyTracker, Guest};
 use crate::link::LinkSettings;
-use crate::link::address::Endpoint;
-use crate::link::channel::Channel;
+use crate::link::address::HostPort;
 use crate::link::pacer;
+use crate::operator::Desk;
 use crate::policy::{PolicyKind, Settings};
-use crate::proto::frame::{Header, Kind};
 use crate::proto::hello::MigrationId;
-use crate::proto::{ProtoError, STREAMS_MAX};
+use crate::proto::message::Standing;
+use crate::proto::{EARLIER_MAX, Epoch, STREAMS_MAX};
 use crate::report::MigrationReport;
+use crate::session::Reply;
+pub use notes::Notes;
+pub use withdrawal::Withdrawal;
 
 /// How a migration is to go.
 #[derive(Clone, Debug)]
 pub struct SourceSettings {
     /// The destination; of a name's addresses the first that answers.
-    pub peer: Endpoint,
+    pub peer: HostPort,
     /// Protection and timeouts.
     pub link: LinkSettings,
     /// Data streams.
@@ -53,11 +56,18 @@ pub struct SourceSettings {
     /// What becomes of a stun that takes longer than the goal.
     pub over_limit: OverLimit,
     /// Hosts the guest will have left.
-    pub epoch: u64,
-    /// Where handover records are kept until the handover is over.
+    pub epoch: Epoch,
+    /// Earlier attempts to move this guest, which failed: the destination refuses what they left.
+    pub earlier: Vec<MigrationId>,
+    /// Where handover records are kept until the handover is over; private to the user.
     pub state_directory: PathBuf,
-    /// How long to wait, guest stopped, for an unresolved handover to be resolved.
+    /// How long a handover may be unresolved before the observer hears of it again and again.
     pub resolve_timeout: Duration,
+    /// How long until an unresolved handover is given up, the guest left to the destination; `None`
+    /// never.
+    pub give_up_after: Option<Duration>,
+    /// Where an operator asks and tells, if anywhere.
+    pub operator: Option<Arc<Desk>>,
 }
 
 impl SourceSettings {
@@ -66,6 +76,10 @@ impl SourceSettings {
     /// # Errors
     /// [`Error::Settings`].
     pub fn check(&self) -> Result<(), Error> {
+        if self.earlier.len() > EARLIER_MAX {
+            let why = format!("more than {EARLIER_MAX} earlier attempts cannot be named");
+            return Err(Error::Settings(why));
+        }
         match self.bandwidth {
             Some(rate) if !pacer::is_rate(rate) => {
                 let why = "is none: say how many may be sent, or nothing for no limit";
@@ -122,7 +136,7 @@ impl std::str::FromStr for Streams {
 }
 
 /// What a user may want to see while it goes on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
     /// Connected; the destination builds its shadow.
     Setup,
@@ -146,11 +160,33 @@ pub enum Progress {
         /// Pages to send.
         pages: u64,
     },
-    /// The destination was told to run the guest and has not answered.
+    /// The destination was told to run the guest and has not answered; it is asked again.
     Unresolved {
         /// Which migration, for `vmigrate resolve`.
         migration: MigrationId,
+        /// For how long now; none when it begins.
+        since: Duration,
     },
+    /// The destination answers that it cannot say whether the guest ran there.
+    NotKnownThere {
+        /// Which migration.
+        migration: MigrationId,
+        /// Its answer.
+        standing: Standing,
+    },
+    /// The guest runs here, and the destination says that it runs or ran there: one of them must be
+    /// ended.
+    RunsThereToo {
+        /// Which migration.
+        migration: MigrationId,
+    },
+    /// The destination refused, and there is no guest here either.
+    GuestLost {
+        /// Which migration.
+        migration: MigrationId,
+    },
+    /// What an interrupt, or a word of an operator, was answered.
+    Answer(Reply),
 }
 
 /// Who watches.
@@ -161,8 +197,11 @@ pub trait Observer {
     fn decided(&mut self, what: &str) {
         let _ = what;
     }
-    /// Whether to abandon the attempt; asked often. Not asked once the handover is committed.
-    fn cancelled(&self) -> bool;
+    /// How often the user asked to stop; asked often. Before the handover is committed the first
+    /// time ends the attempt; afterwards it is answered with what would be lost.
+    fn interrupts(&self) -> usize {
+        0
+    }
 }
 
 /// A migration that is done: the guest runs at the destination.
@@ -181,62 +220,8 @@ pub struct NotMigrated {
     pub error: Error,
     /// What happened until then.
     pub report: MigrationReport,
-}
-
-/// The embedder's notes to and from the peer after the handover.
-#[derive(Debug)]
-pub struct Notes {
-    pub(crate) channel: Arc<Channel>,
-    pub(crate) tag: u64,
-}
-
-impl Notes {
-    /// Sends one note, at most [`crate::proto::NOTE_BYTES_MAX`] long.
-    ///
-    /// # Errors
-    /// The connection is lost.
-    pub fn send(&self, note: &[u8]) -> Result<(), Error> {
-        let header = Header::new(Kind::Note, 0, 0, note.len());
-        self.channel
-            .send(self.tag, &header, note)
-            .map_err(|source| Error::Link { doing: "sending a note", source })
-    }
-
-    /// Waits for the next note; `cancelled` is asked whenever the link's timeout has passed.
-    ///
-    /// # Errors
-    /// The connection is lost, nothing came within `patience`, or the wait was cancelled.
-    pub fn receive(
-        &self,
-        patience: Duration,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Vec<u8>, Error> {
-        let doing = "waiting for a note";
-        let deadline = Instant::now() + patience;
-        loop {
-            match self.channel.read_header(self.tag, doing) {
-                Ok(header) => {
-                    let payload = self.channel.read_payload(&header, doing)?;
-                    match header.kind {
-                        Kind::Note => return Ok(payload),
-                        Kind::Alive | Kind::Running => {}
-                        kind => {
-                            return Err(ProtoError::Unexpected { kind, why: doing }.into());
-                        }
-                    }
-                }
-                Err(Error::Link { source, .. }) if source.kind() == ErrorKind::TimedOut => {
-                    if cancelled() {
-                        return Err(Error::Cancelled);
-                    }
-                    if Instant::now() >= deadline {
-                        return Err(Error::PeerSilent(patience, doing));
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
+    /// What goes on in the background while the guest runs here; keep it meanwhile.
+    pub withdrawal: Option<Withdrawal>,
 }
 
 /// Migrates `guest` once. On any error but [`Error::Unresolved`] the guest runs here as before.
@@ -249,5 +234,5 @@ pub fn migrate(
     settings: &SourceSettings,
     observer: &mut dyn Observer,
 ) -> Result<Migrated, Box<NotMigrated>> {
-    attempt::Attempt::new(guest, tracker, settings, observer).run()
+    shell::Attempt::new(guest, tracker, settings, observer).run()
 }

@@ -18,8 +18,10 @@ use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::guest::{
     DirtyTracker, Guest, GuestError, MemoryView, Shadow, ShadowFactory, Work,
 };
-use migrate_core::link::{LinkSettings, Listener};
+use migrate_core::link::LinkSettings;
+use migrate_core::link::endpoint::Endpoint;
 use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::proto::Epoch;
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
 use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
@@ -52,9 +54,12 @@ pub fn settings(peer: SocketAddr) -> SourceSettings {
         policy: PolicyKind::Vmotion,
         limits: Settings { goal: Duration::from_millis(40), ..Settings::default() },
         over_limit: source::OverLimit::Accept,
-        epoch: 1,
-        state_directory: std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("state"),
+        epoch: Epoch(1),
+        earlier: vec![],
+        state_directory: state_directory(),
         resolve_timeout: Duration::from_secs(5),
+        give_up_after: None,
+        operator: None,
     }
 }
 
@@ -64,36 +69,44 @@ pub struct Quiet(pub Arc<AtomicBool>);
 
 impl source::Observer for Quiet {
     fn progress(&mut self, _: source::Progress) {}
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn interrupts(&self) -> usize {
+        self.0.load(Ordering::Relaxed).into()
     }
 }
 
 impl destination::Observer for Quiet {
     fn progress(&mut self, _: destination::Progress) {}
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn interrupts(&self) -> usize {
+        self.0.load(Ordering::Relaxed).into()
     }
 }
 
-pub fn listener() -> (Listener, SocketAddr) {
-    let listener =
-        Listener::bind("127.0.0.1:0".parse().unwrap(), settings(([127, 0, 0, 1], 1).into()).link)
-            .unwrap();
-    let address = listener.address().unwrap();
-    (listener, address)
+/// A state directory of this test process.
+pub fn state_directory() -> std::path::PathBuf {
+    let name = format!("state-{}", std::process::id());
+    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+pub fn listener() -> (Arc<Endpoint>, SocketAddr) {
+    let link = settings(([127, 0, 0, 1], 1).into()).link;
+    let endpoint = Endpoint::bind("127.0.0.1:0".parse().unwrap(), link).unwrap();
+    let address = endpoint.address();
+    (Arc::new(endpoint), address)
 }
 
 pub fn receive_settings() -> DestinationSettings {
     DestinationSettings {
         arrival_timeout: Some(Duration::from_secs(20)),
         resolve_timeout: Duration::from_secs(3),
+        give_up_after: None,
+        state_directory: state_directory(),
+        operator: None,
     }
 }
 
 /// Receives in a thread of its own.
 pub fn receiver<F>(
-    listener: Listener,
+    listener: Arc<Endpoint>,
     mut factory: F,
 ) -> std::thread::JoinHandle<Result<Arrived<F::Shadow>, Error>>
 where
@@ -246,8 +259,13 @@ pub struct TamperedShadow {
 
 impl ShadowFactory for TamperedFactory {
     type Shadow = TamperedShadow;
-    fn create(&mut self, description: &[u8], pages: u64) -> Result<TamperedShadow, GuestError> {
-        let inner = self.inner.create(description, pages)?;
+    fn create(
+        &mut self,
+        description: &[u8],
+        pages: u64,
+        work: &Work,
+    ) -> Result<TamperedShadow, GuestError> {
+        let inner = self.inner.create(description, pages, work)?;
         Ok(TamperedShadow { inner, tamper: self.tamper.clone(), watermarks: vec![] })
     }
 }

@@ -8,8 +8,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const HELLO_BYTES: usize = 48;
-const WELCOME_BYTES: usize = 24;
+const HELLO_BYTES: usize = 80;
+const WELCOME_BYTES: usize = 56;
 const HEADER_BYTES: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Rule {
     CutAtRun,
     /// Every control connection is cut when Run (8) would pass: the destination never hears it.
     CutAtEveryRun,
+    /// The first control connection is cut when Run (8) would pass, and no other is let through.
+    DeadAtRun,
     /// The first control connection is cut when Running (9) would pass.
     CutAtRunning,
     /// A Pages frame (3) whose pages were sent again is delivered once more before EndOfPages (5).
@@ -41,6 +43,9 @@ pub fn start(to: SocketAddr, rule: Rule) -> SocketAddr {
     let broken = Arc::new(AtomicBool::new(false));
     std::thread::spawn(move || {
         while let Ok((near, _)) = listener.accept() {
+            if rule == Rule::DeadAtRun && broken.load(Ordering::Acquire) {
+                continue;
+            }
             let Ok(far) = TcpStream::connect(to) else { return };
             let (near_back, far_back) = (near.try_clone().unwrap(), far.try_clone().unwrap());
             let (there, back) = (broken.clone(), broken.clone());
@@ -77,7 +82,7 @@ fn relay_frames(
         frame.resize(HEADER_BYTES + length, 0);
         from.read_exact(&mut frame[HEADER_BYTES..])?;
         let cut = match rule {
-            Rule::CutAtRun | Rule::CutAtEveryRun => kind == 8,
+            Rule::CutAtRun | Rule::CutAtEveryRun | Rule::DeadAtRun => kind == 8,
             Rule::CutAtRunning => kind == 9,
             _ => false,
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
-use migrate_core::guest::{DirtyTracker, Guest, Shadow, ShadowFactory};
+use migrate_core::guest::{DirtyTracker, Guest, Shadow, ShadowFactory, Work};
 use migrate_core::memory::Bitmap;
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
@@ -66,8 +66,11 @@ fn state() -> anyhow::Result<Row> {
     for _ in 0..5 {
         let mut guest = guest(Bytes(8 << 20))?;
         std::thread::sleep(Duration::from_millis(50));
-        let mut shadow =
-            StampedFactory::default().create(&guest.description(), guest.memory().pages())?;
+        let mut shadow = StampedFactory::default().create(
+            &guest.description(),
+            guest.memory().pages(),
+            &Work::default(),
+        )?;
         guest.pause()?;
         // Memory is the network's affair.
         let (from, to) = (guest.memory(), shadow.memory());

@@ -67,7 +67,17 @@ pub(super) fn ours(hosts: &Hosts, arguments: &[&str]) -> anyhow::Result<Transfer
     let (mut receiver, address, received) = receiver_with_report(hosts, &[])?;
     let output = hosts
         .on(0, &beside("vmigrate")?)
-        .args(["send", "--insecure", "--json", "--run-on", "100ms", "--to", &address])
+        .args([
+            "send",
+            "--give-up-after",
+            "60s",
+            "--insecure",
+            "--json",
+            "--run-on",
+            "100ms",
+            "--to",
+            &address,
+        ])
         .args(arguments)
         .output()
         .context("cannot run the sender")?;

@@ -103,7 +103,17 @@ fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
     let memory = Bytes(MEMORY_MIB << 20);
     let output = hosts
         .on(0, &beside("vmigrate")?)
-        .args(["send", "--insecure", "--json", "--to", &address, "--guest", guest])
+        .args([
+            "send",
+            "--give-up-after",
+            "60s",
+            "--insecure",
+            "--json",
+            "--to",
+            &address,
+            "--guest",
+            guest,
+        ])
         .args(["--memory", &memory.0.to_string(), "--rate", &format!("{}B/s", RATE.0)])
         .args(["--workload", "stream,record=16KiB", "--seed", "7", "--compress", "off"])
         .args(["--delta", "off", "--journal"])

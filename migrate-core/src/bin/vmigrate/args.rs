@@ -1,11 +1,13 @@
 //! Options that several commands share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use migrate_core::link::tls::{Identity, Side};
+use migrate_core::link::tls::{Expiry, Identity, Side, in_days};
 use migrate_core::link::{Exposure, LinkSettings, TIMEOUT_RANGE};
+use migrate_core::operator::{Desk, StateDirectory};
 use workload::say;
 use workload::units::{format_duration, parse_duration};
 
@@ -38,9 +40,9 @@ impl LinkArgs {
         );
         let identity = self.tls_dir.as_deref().map(Identity::in_directory);
         if let Some(identity) = &identity {
-            for expiry in identity.check(side, SystemTime::now())? {
-                if expiry.rest < EXPIRY_WORTH_A_WORD {
-                    say!("vmigrate: {expiry}");
+            for Expiry { file, rest } in identity.check(side, SystemTime::now())? {
+                if rest < EXPIRY_WORTH_A_WORD {
+                    say!("vmigrate: certificate {} expires in {}", file.display(), in_days(rest));
                 }
             }
         }
@@ -57,17 +59,25 @@ impl LinkArgs {
     }
 }
 
-/// Where handovers are recorded.
+/// Where handovers are recorded, and how long they may be undecided.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StateArgs {
-    /// Where handover records are kept while a handover is under way
-    #[arg(long, value_name = "DIR", default_value_os_t = default_state_dir())]
+    /// Where handover records and this program's socket are kept; it must be yours alone
+    #[arg(long, value_name = "DIR", default_value_os_t = StateDirectory::default_path())]
     pub(crate) state_dir: PathBuf,
-    /// How long a guest stays stopped, waiting for an unresolved handover to be resolved
+    /// After this long an unresolved handover is said again each minute; the guest stays stopped
+    /// until the other side, or `vmigrate resolve`, speaks
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = parse_duration)]
     pub(crate) resolve_timeout: Duration,
+    /// Give an unresolved guest up after this long: for tests, where nobody comes to decide
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) give_up_after: Option<Duration>,
 }
 
-fn default_state_dir() -> PathBuf {
-    std::env::temp_dir().join("vmigrate")
+impl StateArgs {
+    /// Opens the directory, and in it the socket of this program.
+    pub(crate) fn desk(&self) -> anyhow::Result<Arc<Desk>> {
+        let directory = StateDirectory::open(&self.state_dir)?;
+        Ok(Arc::new(Desk::open(&directory)?))
+    }
 }

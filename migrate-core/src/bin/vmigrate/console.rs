@@ -96,12 +96,28 @@ impl source::Observer for Console {
                 }
             }
             source::Progress::Stun { .. } => {}
-            source::Progress::Unresolved { migration } => {
+            source::Progress::Unresolved { migration, since } if since.is_zero() => {
                 self.say(&format!(
                     "handover {migration} is unresolved; the guest stays stopped while the \
                      destination is asked again (see `vmigrate resolve --help`)"
                 ));
             }
+            source::Progress::Unresolved { migration, since } => self.say(&format!(
+                "handover {migration} is UNRESOLVED for {:.0} s: the guest is STOPPED here; if \
+                 the destination cannot come back, `vmigrate resolve {migration}` decides",
+                since.as_secs_f64()
+            )),
+            source::Progress::NotKnownThere { migration, standing } => self.say(&format!(
+                "the destination answers for {migration}: {standing:?}; the guest stays stopped here"
+            )),
+            source::Progress::RunsThereToo { migration } => self.say(&format!(
+                "WARNING: the guest runs here, and the destination says that it runs or ran there \
+                 ({migration}): end one of them"
+            )),
+            source::Progress::GuestLost { migration } => self.say(&format!(
+                "the destination refused {migration}, and there is no guest here: it is LOST"
+            )),
+            source::Progress::Answer(reply) => self.say(&reply.text),
         }
     }
 
@@ -109,8 +125,8 @@ impl source::Observer for Console {
         self.say(what);
     }
 
-    fn cancelled(&self) -> bool {
-        self.interrupted()
+    fn interrupts(&self) -> usize {
+        interrupt::count()
     }
 }
 
@@ -118,19 +134,32 @@ impl destination::Observer for Console {
     fn progress(&mut self, progress: destination::Progress) {
         match progress {
             destination::Progress::Rejected { what } => self.say(&format!("turned away {what}")),
-            destination::Progress::Setup { peer, pages } => {
-                self.say(&format!("migration {peer}: preparing {}", Bytes(pages * PAGE_BYTES)));
-            }
+            destination::Progress::Setup { peer, migration, pages } => self.say(&format!(
+                "migration {migration} from {peer}: preparing {}",
+                Bytes(pages * PAGE_BYTES)
+            )),
             destination::Progress::Receiving => self.say("receiving"),
             destination::Progress::Prepared => self.say("complete and checked; ready to run"),
-            destination::Progress::Unresolved { migration } => self.say(&format!(
-                "the source of {migration} was lost; keeping the guest stopped until it is back"
+            destination::Progress::Unresolved { migration, since } if since.is_zero() => {
+                self.say(&format!(
+                    "the source of {migration} was lost; keeping the guest stopped until it is back"
+                ));
+            }
+            destination::Progress::Unresolved { migration, since } => self.say(&format!(
+                "the source of {migration} is lost for {:.0} s: the guest STANDS prepared here; if \
+                 it cannot come back, `vmigrate resolve {migration}` decides",
+                since.as_secs_f64()
             )),
+            destination::Progress::SourceBack => self.say("the source is back"),
+            destination::Progress::RecordFails { why } => {
+                self.say(&format!("the handover record cannot be written: {why}"));
+            }
+            destination::Progress::Answer(reply) => self.say(&reply.text),
             destination::Progress::Running => self.say("the guest runs here"),
         }
     }
 
-    fn cancelled(&self) -> bool {
-        self.interrupted()
+    fn interrupts(&self) -> usize {
+        interrupt::count()
     }
 }

@@ -33,7 +33,15 @@ enum Command {
     Send(Box<send::Args>),
     /// Wait for a guest, run it, and prove it
     Receive(receive::Args),
-    /// Finish a handover that lost its link in the one ambiguous moment
+    /// How migrations under way stand
+    Status(resolve::StatusArgs),
+    /// End a migration, if that costs nothing: the guest runs on at its source
+    Cancel(resolve::CancelArgs),
+    /// Change the bandwidth or the downtime of a migration under way
+    Set(resolve::SetArgs),
+    /// Let the guest run at the destination before its memory is there
+    Switch(resolve::CancelArgs),
+    /// Decide where a guest runs whose handover nobody can finish
     Resolve(resolve::Args),
     /// Print the JSON schema of a command's --json output
     Schema(output::SchemaArgs),
@@ -45,6 +53,10 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
+        Command::Status(args) => resolve::status(&args),
+        Command::Cancel(args) => resolve::cancel(&args),
+        Command::Set(args) => resolve::set(&args),
+        Command::Switch(args) => resolve::switch(&args),
         Command::Resolve(args) => resolve::run(&args),
         Command::Schema(args) => output::schema(&args),
     };

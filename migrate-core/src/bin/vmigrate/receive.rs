@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,9 +11,10 @@ use migrate_core::Error;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
-use migrate_core::link::address::Endpoint;
+use migrate_core::link::LinkSettings;
+use migrate_core::link::address::HostPort;
+use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Side;
-use migrate_core::link::{LinkSettings, Listener};
 use verifier::verdict::Verdict;
 use workload::say::Out;
 use workload::units::parse_duration;
@@ -29,7 +31,7 @@ use crate::output::{ReceiveReport, SCHEMA, print_json};
 pub(crate) struct Args {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    listen: Endpoint,
+    listen: HostPort,
     /// Give up if no guest came after this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -52,9 +54,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let listener = listen(&args.listen, &args.link.resolve(Side::Server)?)?;
+    let link = args.link.resolve(Side::Server)?;
+    let desk = args.state.desk()?;
+    let endpoint = Arc::new(listen(&args.listen, &link)?);
     interrupt::install().context("cannot watch for Ctrl-C")?;
-    let address = listener.address()?;
+    let address = endpoint.address();
     if args.announce {
         say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
@@ -63,9 +67,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let settings = DestinationSettings {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
+        give_up_after: args.state.give_up_after,
+        state_directory: args.state.state_dir.clone(),
+        operator: Some(desk),
     };
     let mut factory = StampedFactory { journal: args.journal.clone(), traces: args.traces.clone() };
-    match destination::receive(&listener, &mut factory, &settings, &mut console) {
+    match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
             let (verdict, report) = prove(arrived, &console)?;
             console.clear();
@@ -85,27 +92,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 /// Listens on the first address of `endpoint` that can be listened on. Which are not listened on is
 /// said, because callers may try them.
-fn listen(endpoint: &Endpoint, settings: &LinkSettings) -> anyhow::Result<Listener> {
+fn listen(endpoint: &HostPort, settings: &LinkSettings) -> anyhow::Result<Endpoint> {
     for address in endpoint.addresses() {
         settings.allow(*address)?;
     }
     let mut failures = Vec::new();
     let bound = endpoint.addresses().iter().find_map(|address| {
-        Listener::bind(*address, settings.clone()).map_err(|e| failures.push(e.to_string())).ok()
+        Endpoint::bind(*address, settings.clone()).map_err(|e| failures.push(e.to_string())).ok()
     });
-    let Some(listener) = bound else { anyhow::bail!(failures.join("; ")) };
+    let Some(bound) = bound else { anyhow::bail!(failures.join("; ")) };
     for failure in &failures {
         say!("vmigrate: {failure}");
     }
     for address in &endpoint.addresses()[failures.len() + 1..] {
         say!("vmigrate: not listening on {address}, which {endpoint} also is");
     }
-    Ok(listener)
+    Ok(bound)
 }
+
+/// How long the source may take to hear of the proof: it may have to find its way back.
+const NOTE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lets the guest run on, looks again, and tells the source.
 fn prove(
-    arrived: Arrived<StampedShadow>,
+    mut arrived: Arrived<StampedShadow>,
     console: &Console,
 ) -> anyhow::Result<(Verdict, ReceiveReport)> {
     let mut shadow = arrived.guest;
@@ -115,7 +125,9 @@ fn prove(
     let mut guest = shadow.guest.context("the guest does not run")?;
     let run_on = Duration::from_millis(shadow.description.run_on_ms);
     let start = Instant::now();
-    while start.elapsed() < run_on && !console.interrupted() {
+    // Once the guest runs here, the first interrupt is not its owner's word yet.
+    let end_now = interrupt::count() + 2;
+    while start.elapsed() < run_on && interrupt::count() < end_now {
         std::thread::sleep(Duration::from_millis(20).min(run_on));
     }
     let after_run = guest.scan().map_err(|error| trouble.push(error.to_string())).ok();
@@ -129,7 +141,9 @@ fn prove(
         root: shadow.root,
         felt_gap_ms: shadow.felt_gap.unwrap_or_default().as_secs_f64() * 1e3,
     };
-    if let Err(error) = arrived.control.send(&serde_json::to_vec(&testimony)?) {
+    let note = serde_json::to_vec(&testimony)?;
+    let unwanted = || interrupt::count() >= end_now;
+    if let Err(error) = arrived.control.send(&note, NOTE_PATIENCE, &unwanted) {
         console.say(&format!("the source will not hear of the proof: {error}"));
     }
     // How far the writers came while they were moved is the source's to judge; here each must have
@@ -140,7 +154,7 @@ fn prove(
     let report = ReceiveReport {
         schema: SCHEMA,
         migration: arrived.migration.to_string(),
-        epoch: arrived.epoch,
+        epoch: arrived.epoch.0,
         pages: arrived.pages,
         cpu_ms: arrived.cpu_ms,
         verdict: verdict.to_string(),

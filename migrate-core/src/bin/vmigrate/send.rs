@@ -15,13 +15,16 @@ use migrate_core::guest::stamped::proof::{self, Scanned, Testimony};
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::link::LinkSettings;
-use migrate_core::link::address::Endpoint;
+use migrate_core::link::address::HostPort;
 use migrate_core::link::congestion::Congestion;
 use migrate_core::link::tls::Side;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::proto::hello::MigrationId;
+use migrate_core::proto::{EARLIER_MAX, Epoch};
 use migrate_core::report::MigrationReport;
-use migrate_core::source::{self, Migrated, Notes, OverLimit, SourceSettings, Streams};
+use migrate_core::session::Failure;
+use migrate_core::source::{self, Migrated, Notes, OverLimit, SourceSettings, Streams, Withdrawal};
 use verifier::evidence;
 use verifier::verdict::Verdict;
 use workload::journal::Journal;
@@ -40,6 +43,8 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const RETRY_WAIT: Duration = Duration::from_secs(30);
 /// How long the destination may take for its proof, beyond the run-on time.
 const TESTIMONY_TIMEOUT: Duration = Duration::from_secs(120);
+/// It has a second more for so many bytes of the guest.
+const TESTIMONY_BYTES_PER_S: u64 = 64 << 20;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
@@ -49,7 +54,7 @@ const TESTIMONY_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) struct Args {
     /// Where a `vmigrate receive` waits
     #[arg(long, value_name = "ADDR")]
-    to: Endpoint,
+    to: HostPort,
     /// The guest's memory
     #[arg(long, default_value = "512MiB")]
     memory: Bytes,
@@ -258,9 +263,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 pages_max: engine.pages_max(),
             },
             over_limit: engine.over_limit(),
-            epoch: 1,
+            epoch: Epoch(1),
+            earlier: Vec::new(),
             state_directory: args.state.state_dir.clone(),
             resolve_timeout: args.state.resolve_timeout,
+            give_up_after: args.state.give_up_after,
+            operator: Some(args.state.desk()?),
         },
         journal: args.journal.clone(),
         retry: args.retry,
@@ -288,18 +296,20 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
     std::thread::sleep(WARM_UP);
     let mut console = Console::new();
     let mut attempts: Vec<MigrationReport> = Vec::new();
+    let (mut earlier, mut withdrawals): (Vec<MigrationId>, Vec<Withdrawal>) = (vec![], vec![]);
     let mut lost = 0;
     let waiting_since = Instant::now();
     let (mut began, mut began_at, mut gauge);
     // What a record takes when nobody migrates.
     let before = guest.lap()?;
-    let result = loop {
+    let mut result = loop {
         (began, began_at) = (guest.watermarks(), Instant::now());
         // Of earlier attempts nothing is kept.
         guest.lap()?;
         gauge = guest.gauge()?;
         let mut tracker = guest.tracker(plan.tracker)?;
-        match source::migrate(&mut guest, &mut *tracker, &plan.source, &mut console) {
+        let settings = SourceSettings { earlier: earlier.clone(), ..plan.source.clone() };
+        match source::migrate(&mut guest, &mut *tracker, &settings, &mut console) {
             Ok(Migrated { report, control }) => {
                 attempts.push(report);
                 break Ok(control);
@@ -313,7 +323,16 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
                         | Error::Unresolved { .. }
                 );
                 // A receiver that is not there yet costs no retry while we may wait for one.
-                let absent = matches!(failed.error, Error::Connect { .. }) && lost > 0;
+                let absent = matches!(
+                    failed.error,
+                    Error::Connect { .. } | Error::Session(Failure::Unreachable(_))
+                ) && lost > 0;
+                // While the guest runs here, what a failed attempt left there is withdrawn.
+                withdrawals.extend(failed.withdrawal);
+                if let Ok(id) = failed.report.id.parse() {
+                    earlier.push(id);
+                    earlier.drain(..earlier.len().saturating_sub(EARLIER_MAX));
+                }
                 let patient = absent && waiting_since.elapsed() < RETRY_WAIT * (lost + 1);
                 if !retryable || (!patient && lost >= plan.retry) {
                     attempts.push(failed.report);
@@ -349,12 +368,12 @@ pub(crate) fn migrate(plan: &Plan) -> anyhow::Result<RunReport> {
         let before: u64 = began.iter().sum();
         (guest.watermarks().iter().sum::<u64>() - before) as f64 * record as f64 / seconds
     };
-    let verdict = match &result {
+    let verdict = match &mut result {
         Ok(control) => {
             let last = report.attempts.last();
             let seconds = last.map_or(0.0, |m| (m.total_ms - m.downtime.total_ms) / 1e3);
             report.rate_achieved = rate(&guest, seconds);
-            let (verdict, proof) = hear(&guest, &began, control.as_ref(), plan, &console);
+            let (verdict, proof) = hear(&guest, &began, control.as_mut(), plan, &console);
             report.proof = Some(proof);
             verdict
         }
@@ -428,13 +447,14 @@ fn optimality(
 fn hear(
     guest: &StampedGuest,
     began: &[u64],
-    control: Option<&Notes>,
+    control: Option<&mut Notes>,
     plan: &Plan,
     console: &Console,
 ) -> (Verdict, proof::Proof) {
     let stunned = guest.watermarks();
     let root = plan.proof.audit.then(|| proof::root(guest.region()));
-    let patience = TESTIMONY_TIMEOUT + plan.proof.run_on;
+    let reading = Duration::from_secs(guest.region().bytes() / TESTIMONY_BYTES_PER_S);
+    let patience = TESTIMONY_TIMEOUT + reading + plan.proof.run_on;
     let testimony: Option<Testimony> = control.and_then(|notes| {
         let note = notes.receive(patience, &|| console.interrupted());
         match note.map(|bytes| serde_json::from_slice(&bytes)) {

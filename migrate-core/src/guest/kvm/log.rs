@@ -17,7 +17,7 @@ use workload::region::Region;
 
 use super::sys::{self, Logging, SLOT};
 use crate::guest::{DirtyTracker, GuestError};
-use crate::memory::{Bitmap, PageNumber};
+use crate::memory::{Bitmap, Group, PageNumber};
 
 /// Pages that are protected before the log is told to protect nothing by itself.
 const MODE: u32 = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
@@ -99,7 +99,7 @@ impl DirtyTracker for DirtyLog {
         self.clear(words.clone(), &seen).map_err(failed)?;
         let mut pages = 0;
         for (word, first) in seen.iter().zip((words.start as u64 * 64..).step_by(64)) {
-            for run in crate::memory::runs_of(first, *word) {
+            for run in Group::new(first, *word).into_iter().flat_map(Group::runs) {
                 pages += run.end - run.start;
                 into.insert(run);
             }

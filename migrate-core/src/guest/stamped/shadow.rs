@@ -59,7 +59,12 @@ pub struct StampedShadow {
 impl ShadowFactory for StampedFactory {
     type Shadow = StampedShadow;
 
-    fn create(&mut self, description: &[u8], pages: u64) -> Result<StampedShadow, GuestError> {
+    fn create(
+        &mut self,
+        description: &[u8],
+        pages: u64,
+        work: &Work,
+    ) -> Result<StampedShadow, GuestError> {
         let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
         let description: Description = serde_json::from_slice(description).map_err(|e| fail(&e))?;
         description.check().map_err(|e| fail(&e))?;
@@ -82,7 +87,7 @@ impl ShadowFactory for StampedFactory {
             return Err(fail(&wrong_size));
         }
         let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
-        sys::view(&region).populate().map_err(|e| fail(&e))?;
+        sys::view(&region).populate(work).map_err(|e| fail(&e))?;
         let machine = Some(Prepared::new(description.machine, &workload, &region)?);
         let journal = match &self.journal {
             Some(path) => {

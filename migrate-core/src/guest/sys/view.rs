@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::guest::threads;
+use crate::guest::{Work, threads};
 use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
+
+/// Pages (64 MiB) that are made at a time: between two pieces it is seen whether they are wanted.
+const POPULATED_PAGES: u64 = 1 << 14;
 
 /// A view of all of a guest's memory, kept alive by whoever owns it.
 #[derive(Clone)]
@@ -142,16 +145,29 @@ impl MemoryView {
     }
 
     /// Touches every page for writing, with as many threads as the machine has cores, so that no
-    /// page of a shadow is missing when data arrives.
+    /// page of a shadow is missing when data arrives. Says through `work` how far it is.
     ///
     /// # Errors
-    /// The machine has not that much memory.
-    pub fn populate(&self) -> io::Result<()> {
+    /// The machine has not that much memory, or it was called off.
+    pub fn populate(&self, work: &Work) -> io::Result<()> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let step = self.pages.div_ceil(threads).max(1);
+        let populated = AtomicU64::new(0);
         let starts = (0..self.pages).step_by(step as usize);
         let parts = starts.map(|start| start..(start + step).min(self.pages)).collect();
-        threads::map(parts, |part| self.populate_part(part)).into_iter().collect()
+        let part = |range: Range<PageNumber>| {
+            for start in range.clone().step_by(POPULATED_PAGES as usize) {
+                if work.cancelled() {
+                    return Err(io::Error::other("called off"));
+                }
+                let end = (start + POPULATED_PAGES).min(range.end);
+                self.populate_part(start..end)?;
+                let done = populated.fetch_add(end - start, Ordering::Relaxed) + end - start;
+                work.advance(done, self.pages);
+            }
+            Ok(())
+        };
+        threads::map(parts, part).into_iter().collect()
     }
 
     fn populate_part(&self, range: Range<PageNumber>) -> io::Result<()> {

@@ -1,17 +1,10 @@
-//! Page numbers, bitmaps of pages, and runs of them. No I/O, no threads.
+//! Sets of pages as bitmaps, and runs of pages in them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes in a page: the unit of tracking and of transfer.
-pub const PAGE_BYTES: u64 = 4096;
-/// Pages in a chunk (2 MiB): the unit of sharding, and the longest run in one frame.
-pub const CHUNK_PAGES: u64 = 512;
-
-/// Pages in a group: one word of a bitmap, and what is encoded together.
-pub const GROUP_PAGES: u64 = 64;
-/// Number of a page, from 0, across all of a guest's memory.
-pub type PageNumber = u64;
+use super::group::{GROUP_PAGES, Group};
+use super::page::PageNumber;
 
 /// A set of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,9 +81,9 @@ impl Bitmap {
         self.words.iter().all(|w| *w == 0)
     }
 
-    /// The pages of the group from `first` (a multiple of 64) on; bit i stands for page `first + i`.
-    pub fn group(&self, first: PageNumber) -> u64 {
-        self.words[(first / GROUP_PAGES) as usize]
+    /// Those of the 64 pages from `first` (a multiple of 64) on that are in the set, if any.
+    pub fn group(&self, first: PageNumber) -> Option<Group> {
+        Group::new(first, self.words[(first / GROUP_PAGES) as usize])
     }
 
     /// Hands the set over and leaves an empty one.
@@ -157,14 +150,14 @@ impl SharedBitmap {
     }
 
     /// Takes out the pages from `first` (a multiple of 64) to `first + 63`, except those in `but`;
-    /// bit i of the result stands for page `first + i`.
-    pub fn take_64(&self, first: PageNumber, but: &Self) -> u64 {
-        let index = (first / 64) as usize;
+    /// which they were, if any.
+    pub fn take_group(&self, first: PageNumber, but: &Self) -> Option<Group> {
+        let index = (first / GROUP_PAGES) as usize;
         let wanted =
             self.words[index].load(Ordering::Acquire) & !but.words[index].load(Ordering::Acquire);
         match wanted {
-            0 => 0,
-            _ => self.words[index].fetch_and(!wanted, Ordering::AcqRel) & wanted,
+            0 => None,
+            _ => Group::new(first, self.words[index].fetch_and(!wanted, Ordering::AcqRel) & wanted),
         }
     }
 
@@ -190,28 +183,6 @@ enum Membership {
     Out,
 }
 
-/// The runs of ones in a group's mask, as ranges of pages from `first` on.
-pub fn runs_of(first: PageNumber, mask: u64) -> impl Iterator<Item = Range<PageNumber>> {
-    let mut left = mask;
-    std::iter::from_fn(move || {
-        let start = left.trailing_zeros();
-        let length = left.checked_shr(start)?.trailing_ones();
-        left &= u64::MAX.checked_shl(start + length).unwrap_or(0);
-        let start = first + u64::from(start);
-        Some(start..start + u64::from(length))
-    })
-}
-
-/// The pages of a group's mask.
-pub fn pages_of(first: PageNumber, mask: u64) -> impl Iterator<Item = PageNumber> + Clone {
-    let mut left = mask;
-    std::iter::from_fn(move || {
-        let page = (left != 0).then(|| first + u64::from(left.trailing_zeros()))?;
-        left &= left - 1;
-        Some(page)
-    })
-}
-
 /// Iterator over runs of pages.
 #[derive(Debug)]
 pub struct Runs<'a> {
@@ -232,19 +203,6 @@ impl Iterator for Runs<'_> {
         self.next = end;
         Some(start..end)
     }
-}
-
-/// The stream on which a page travels, always the same: an old copy cannot overtake a new one.
-pub fn shard(page: PageNumber, streams: u64) -> u64 {
-    page / CHUNK_PAGES % streams
-}
-
-/// The groups, by their first pages, that stream `index` of `streams` carries of memory of `pages`.
-pub fn groups_of_shard(index: u64, streams: u64, pages: u64) -> impl Iterator<Item = PageNumber> {
-    let chunks = (index * CHUNK_PAGES..pages).step_by((streams * CHUNK_PAGES) as usize);
-    chunks.flat_map(move |chunk| {
-        (chunk..(chunk + CHUNK_PAGES).min(pages)).step_by(GROUP_PAGES as usize)
-    })
 }
 
 #[cfg(test)]
@@ -276,34 +234,8 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn masks_are_runs_and_pages(mask: u64) {
-            let pages: Vec<_> = (0..64).filter(|i| mask >> i & 1 == 1).map(|i| 128 + i).collect();
-            prop_assert_eq!(pages_of(128, mask).collect::<Vec<_>>(), pages.clone());
-            let runs: Vec<_> = runs_of(128, mask).collect();
-            prop_assert!(runs.windows(2).all(|w| w[0].end < w[1].start), "runs are as long as can be");
-            prop_assert_eq!(runs.into_iter().flatten().collect::<Vec<_>>(), pages);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_group_is_in_the_one_shard_of_its_pages(streams in 1u64..5, pages in 1u64..5000) {
-            let mut all = BTreeSet::new();
-            for index in 0..streams {
-                for first in groups_of_shard(index, streams, pages) {
-                    prop_assert_eq!(shard(first, streams), index);
-                    prop_assert!(all.insert(first));
-                }
-            }
-            prop_assert_eq!(all, (0..pages).step_by(GROUP_PAGES as usize).collect());
-        }
-    }
-
     #[test]
     fn full_is_all() {
-        assert_eq!(runs_of(0, u64::MAX).collect::<Vec<_>>(), vec![0..64]);
         assert_eq!(Bitmap::full(130).count(), 130);
         assert_eq!(Bitmap::full(130).runs(0..130).collect::<Vec<_>>(), vec![0..130]);
     }

@@ -1,6 +1,7 @@
 //! The data streams of the destination: each thread receives its own shard into the shadow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Error;
 use crate::codec::block::{Malformed, Packer, patch};
@@ -8,26 +9,23 @@ use crate::codec::{CHECK_BYTES, UNCHECKED, check};
 use crate::error::lost;
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
-use crate::memory::{Bitmap, PageNumber, pages_of, shard};
-use crate::proto::ProtoError;
-use crate::proto::frame::{Header, Kind};
+use crate::memory::{Bitmap, Group, PageNumber, shard};
+use crate::proto::header::{HEADER_BYTES, Kind};
+use crate::proto::page_frame::PageFrame;
+use crate::proto::{ProtoError, StunNumber};
 
-/// Whether more frames come before the source has said that nothing does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum More {
-    Yes,
-    No,
-}
+/// What is being done when the link is lost.
+const DOING: &str = "receiving pages";
 
 /// Receives one shard's pages straight into the shadow's memory.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     channel: Arc<Channel>,
     tag: u64,
     memory: MemoryView,
     stream: u64,
     streams: u64,
-    epoch: u64,
-    received: u64,
+    /// Pages received on all streams, zero pages and repeats included.
+    received: Arc<AtomicU64>,
     /// Pages that were ever written; the others are zero as they were made.
     written: Bitmap,
     /// Pages whose last copy failed its check: written while they were sent, and so to come again,
@@ -38,12 +36,12 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(
+    pub(crate) fn new(
         channel: Arc<Channel>,
         tag: u64,
         memory: MemoryView,
         (stream, streams): (u64, u64),
-        epoch: u64,
+        received: Arc<AtomicU64>,
     ) -> Self {
         let none = Bitmap::empty(memory.pages());
         Self {
@@ -52,8 +50,7 @@ impl Receiver {
             memory,
             stream,
             streams,
-            epoch,
-            received: 0,
+            received,
             written: none.clone(),
             suspected: none,
             packer: Packer::new(),
@@ -61,72 +58,77 @@ impl Receiver {
         }
     }
 
-    /// Its connection.
-    pub(super) fn channel(&self) -> Arc<Channel> {
-        self.channel.clone()
+    /// Receives until the source says that nothing more comes in its next stun; which it is. After a
+    /// stun that was called off the first thing here must be the mark that says so.
+    pub(crate) fn run(&mut self, again: Option<StunNumber>) -> Result<StunNumber, Error> {
+        if let Some(off) = again {
+            loop {
+                match self.head()? {
+                    PageFrame::Alive => {}
+                    PageFrame::Again(stun) if stun == off => break,
+                    frame => {
+                        return Err(unexpected(frame.kind(), "before the stun was called off"));
+                    }
+                }
+            }
+        }
+        let next = StunNumber(again.map_or(1, |off| off.0 + 1));
+        loop {
+            match self.head()? {
+                PageFrame::EndOfPages(stun) if stun == next => break,
+                frame => self.frame(frame)?,
+            }
+        }
+        match self.suspected.runs(0..self.suspected.pages()).next() {
+            Some(run) => Err(Error::Damaged { pages: self.suspected.count(), first: run.start }),
+            None => Ok(next),
+        }
     }
 
-    /// Pages received so far, zero pages and repeats included.
-    pub(super) fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// Receives until the source says that nothing more comes.
-    pub(super) fn run(&mut self) -> Result<(), Error> {
-        while self.frame()? == More::Yes {}
-        Ok(())
+    fn head(&mut self) -> Result<PageFrame, Error> {
+        let mut head = [0; HEADER_BYTES];
+        self.channel.read_exact(&mut head).map_err(lost(DOING))?;
+        Ok(PageFrame::decode(head, self.tag)?)
     }
 
     /// Takes one frame in.
-    fn frame(&mut self) -> Result<More, Error> {
-        let doing = "receiving pages";
-        let header = self.channel.read_header(self.tag, doing)?;
-        match header.kind {
-            Kind::Pages => {
-                self.checked(&header)?;
-                let count = u64::from(header.b.count_ones());
-                self.payload.resize((count * CHECK_BYTES) as usize, 0);
+    fn frame(&mut self, frame: PageFrame) -> Result<(), Error> {
+        match frame {
+            PageFrame::Pages(group) => {
+                self.place(group, frame)?;
+                self.payload.resize((group.count() * CHECK_BYTES) as usize, 0);
                 self.channel
-                    .read_pages(&mut self.payload, &self.memory, header.a, header.b)
-                    .map_err(lost(doing))?;
-                for (index, page) in pages_of(header.a, header.b).enumerate() {
+                    .read_memory(&mut self.payload, &self.memory, group.runs())
+                    .map_err(lost(DOING))?;
+                for (index, page) in group.pages().enumerate() {
                     let check =
                         self.payload[index * 8..].first_chunk().copied().unwrap_or_default();
                     self.written.insert(page..page + 1);
                     self.judge(page, u64::from_le_bytes(check));
                 }
-                self.received += count;
             }
-            Kind::ZeroPages => {
-                self.checked(&header)?;
-                for page in pages_of(header.a, header.b) {
+            PageFrame::Zero(group) => {
+                self.place(group, frame)?;
+                for page in group.pages() {
                     if self.written.remove(page) {
                         self.memory.zero(&(page..page + 1));
                     }
                     self.suspected.remove(page);
                 }
-                self.received += u64::from(header.b.count_ones());
             }
-            Kind::Packed | Kind::Lines => {
-                self.checked(&header)?;
-                let pages: Vec<_> = pages_of(header.a, header.b).collect();
-                self.received += pages.len() as u64;
-                self.payload.resize(header.length, 0);
-                self.channel.read_exact(&mut self.payload).map_err(lost(doing))?;
-                self.unpack(header.kind, &pages)?;
+            PageFrame::Packed(group, length) | PageFrame::Lines(group, length) => {
+                self.place(group, frame)?;
+                self.payload.resize(length, 0);
+                self.channel.read_exact(&mut self.payload).map_err(lost(DOING))?;
+                let pages: Vec<_> = group.pages().collect();
+                self.unpack(frame.kind(), &pages)?;
             }
-            Kind::EndOfPages if header.a == self.epoch => {
-                let damaged = self.suspected.count();
-                if let Some(run) = self.suspected.runs(0..self.suspected.pages()).next() {
-                    return Err(Error::Damaged { pages: damaged, first: run.start });
-                }
-                return Ok(More::No);
-            }
-            kind => {
-                return Err(ProtoError::Unexpected { kind, why: "on a data stream" }.into());
+            PageFrame::Alive => {}
+            PageFrame::EndOfPages(_) | PageFrame::Again(_) => {
+                return Err(unexpected(frame.kind(), "of another stun"));
             }
         }
-        Ok(More::Yes)
+        Ok(())
     }
 
     /// Suspects the page, or no longer, by its check.
@@ -174,17 +176,20 @@ impl Receiver {
         Ok(())
     }
 
-    /// Whether the pages of a frame are all inside memory and in this stream's shard.
-    fn checked(&self, header: &Header) -> Result<(), Error> {
-        let last = header.a + (u64::BITS - 1 - header.b.leading_zeros()) as u64;
-        let unexpected = |why| Err(ProtoError::Unexpected { kind: header.kind, why }.into());
-        if last >= self.memory.pages() {
-            return unexpected("pages beyond the end of memory");
+    /// Counts the group's pages, if they are all inside memory and in this stream's shard.
+    fn place(&mut self, group: Group, frame: PageFrame) -> Result<(), Error> {
+        if group.last() >= self.memory.pages() {
+            return Err(unexpected(frame.kind(), "pages beyond the end of memory"));
         }
         // A group lies in one chunk, and so in one shard.
-        if shard(header.a, self.streams) != self.stream {
-            return unexpected("pages of another stream's shard");
+        if shard(group.first(), self.streams) != self.stream {
+            return Err(unexpected(frame.kind(), "pages of another stream's shard"));
         }
+        self.received.fetch_add(group.count(), Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn unexpected(kind: Kind, why: &'static str) -> Error {
+    ProtoError::Unexpected { kind, why }.into()
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Attempt, Links, ms};
+use super::Progress;
+use super::shell::{Attempt, Control, Links, ms};
 use crate::Error;
 use crate::guest::GuestError;
 use crate::memory::{Bitmap, PAGE_BYTES};
@@ -14,12 +15,13 @@ use crate::policy::{
     harvest_interval, leaves_hot_pages,
 };
 use crate::report::{Decision, RoundReport};
-use crate::source::Progress;
-use crate::source::sender::Counters;
-use crate::source::shards::{Job, Sweep};
+use crate::wire::sender::Counters;
+use crate::wire::shards::{Job, Sweep};
 
 /// Harvests may take at most this share of the time.
 const HARVEST_SHARE_MAX: f64 = 0.05;
+/// However long they take, the guest is not left unwatched for longer.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long the last two harvests took.
 #[derive(Default)]
@@ -33,7 +35,7 @@ impl HarvestCost {
     /// The least time to the next harvest: by the lesser of the two, because one that was held up
     /// by something else would leave the guest unwatched for seconds.
     fn interval_min(&self) -> Duration {
-        self.0[0].min(self.0[1]).div_f64(HARVEST_SHARE_MAX)
+        self.0[0].min(self.0[1]).div_f64(HARVEST_SHARE_MAX).min(INTERVAL_MAX)
     }
 }
 
@@ -117,11 +119,16 @@ impl Attempt<'_> {
     }
 
     /// Rounds after `event`, until the policy stuns.
-    pub(super) fn copy(&mut self, links: &Links, mut event: Event) -> Result<Stun, Error> {
+    pub(super) fn copy(
+        &mut self,
+        control: &mut Control,
+        links: &Links,
+        mut event: Event,
+    ) -> Result<Stun, Error> {
         let begin = self.first_page;
         loop {
             let mut next = None;
-            for action in self.policy.step(event, begin.elapsed()) {
+            for action in self.step(event, begin) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
                     Action::Explain(what) => self.explain(what),
@@ -131,8 +138,8 @@ impl Attempt<'_> {
                 }
             }
             event = match next {
-                Some(Action::BeginRound) => self.round(links, begin)?,
-                Some(Action::BeginSweep) => match self.sweep(links, begin)? {
+                Some(Action::BeginRound) => self.round(control, links, begin)?,
+                Some(Action::BeginSweep) => match self.sweep(control, links, begin)? {
                     SweepEnd::Done(event) => event,
                     SweepEnd::Stun(stun) => return Ok(stun),
                 },
@@ -145,23 +152,29 @@ impl Attempt<'_> {
 
     /// Goes through memory once, and sends what is owed when its turn comes; harvests and asks the
     /// policy while it goes on. Whatever was not sent, or was written since, is owed at its end.
-    fn sweep(&mut self, links: &Links, begin: Instant) -> Result<SweepEnd, Error> {
+    fn sweep(
+        &mut self,
+        control: &mut Control,
+        links: &Links,
+        begin: Instant,
+    ) -> Result<SweepEnd, Error> {
         let sweep = Arc::new(Sweep::over(&self.owed, &self.heat.hot(&self.owed)));
         let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
         let mut meter = Meter { at: tally.start, sent: tally.sent };
-        self.give(links, Job::Sweep(sweep.clone()));
+        self.give(links, &Job::Sweep(sweep.clone()));
         let mut busy = links.jobs.len();
         let (mut interval, mut stun) = (HARVEST_INTERVAL_MIN, None);
         while busy > 0 {
             let deadline = meter.at + interval;
-            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
+            busy -= self.await_shards(control, deadline, busy, "sending pages")?;
             if busy > 0 && Instant::now() < deadline {
                 continue;
             }
             if self.counters.sent() == tally.sent {
                 // A sweep that finds only hot pages ends at once; it is not to be begun again
                 // before it is known what has cooled down.
-                std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                let done = self.await_shards(control, deadline, busy.max(1), "sending pages")?;
+                busy -= done.min(busy);
             }
             let written = self.harvest()?;
             self.heat.observe(&written);
@@ -189,7 +202,7 @@ impl Attempt<'_> {
                 continue;
             }
             self.show(tally.number, window.pending, &window);
-            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
+            for action in self.step(Event::Tick(window), begin) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
                     Action::Explain(what) => self.explain(what),
@@ -212,17 +225,22 @@ impl Attempt<'_> {
     }
 
     /// Sends everything owed now, once; harvests and asks the policy while it goes on.
-    fn round(&mut self, links: &Links, begin: Instant) -> Result<Event, Error> {
+    fn round(
+        &mut self,
+        control: &mut Control,
+        links: &Links,
+        begin: Instant,
+    ) -> Result<Event, Error> {
         let sending = Arc::new(self.owed.take());
         let to_send = sending.count();
         let mut tally = Tally::start(&self.counters, self.report.rounds.len() as u32 + 1);
         let mut meter = Meter { at: tally.start, sent: tally.sent };
-        self.give(links, Job::Pages(sending));
+        self.give(links, &Job::Pages(sending));
         let mut busy = links.jobs.len();
         let mut interval = HARVEST_INTERVAL_MAX;
         while busy > 0 {
             let deadline = meter.at + interval;
-            busy -= self.await_shards(links, deadline, busy, "sending pages")?;
+            busy -= self.await_shards(control, deadline, busy, "sending pages")?;
             if busy > 0 && Instant::now() < deadline {
                 continue;
             }
@@ -234,7 +252,7 @@ impl Attempt<'_> {
                 break;
             }
             self.show(tally.number, (to_send + tally.sent) - meter.sent, &window);
-            for action in self.policy.step(Event::Tick(window), begin.elapsed()) {
+            for action in self.step(Event::Tick(window), begin) {
                 match action {
                     Action::Throttle { held_share } => self.throttle(held_share),
                     Action::Explain(what) => self.explain(what),
@@ -264,6 +282,17 @@ impl Attempt<'_> {
         Ok(window)
     }
 
+    /// What the policy wants done, under the goal that is in force now.
+    fn step(&mut self, event: Event, begin: Instant) -> Vec<Action> {
+        let goal = self.goal();
+        if goal != self.goal {
+            (self.goal, self.report.downtime_goal_ms) = (goal, ms(goal));
+            self.policy.set_goal(goal);
+            self.explain(format!("the goal was set to {:.1} ms", ms(goal)));
+        }
+        self.policy.step(event, begin.elapsed())
+    }
+
     /// The pages written since the last harvest, of which nothing is known any more.
     pub(super) fn harvest(&mut self) -> Result<Bitmap, Error> {
         let start = Instant::now();
@@ -271,6 +300,7 @@ impl Attempt<'_> {
         self.tracker.harvest(0..written.pages(), &mut written)?;
         self.looks.forget(&written);
         self.harvest_cost.took(start.elapsed());
+        self.gauge.set(self.counters.sent());
         Ok(written)
     }
 
@@ -325,6 +355,6 @@ mod tests {
         assert_eq!(after(usual), usual.div_f64(HARVEST_SHARE_MAX));
         assert_eq!(after(held_up), usual.div_f64(HARVEST_SHARE_MAX));
         // Two in a row are what harvests cost now.
-        assert_eq!(after(held_up), held_up.div_f64(HARVEST_SHARE_MAX));
+        assert_eq!(after(held_up), INTERVAL_MAX);
     }
 }

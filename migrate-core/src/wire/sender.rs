@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::first_look::{Look, Looks};
 use crate::codec::block::{Method, Packer, begin, take_lines};
 use crate::codec::choice::{Choice, Spent};
+use crate::codec::looks::{Look, Looks};
 use crate::codec::signatures::{LINE_BYTES, LINES, Signatures};
-use crate::codec::{CHECK_BYTES, Checks, Delta, Encoding, UNCHECKED, check};
+use crate::codec::{Checks, Delta, Encoding, UNCHECKED, check};
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
 use crate::link::pacer::Pacer;
-use crate::memory::{GROUP_PAGES, PAGE_BYTES, PageNumber, pages_of, runs_of};
-use crate::proto::frame::{HEADER_BYTES, Header, Kind};
+use crate::memory::{GROUP_PAGES, Group, PAGE_BYTES, PageNumber};
+use crate::proto::StunNumber;
+use crate::proto::header::HEADER_BYTES;
+use crate::proto::page_frame::PageFrame;
 use crate::report::Contents;
 
 /// A page with more changed lines than this is sent whole: masks and patching are not free.
@@ -32,7 +34,7 @@ const PAGE: usize = PAGE_BYTES as usize;
 
 /// Counters of all streams together.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     whole: AtomicU64,
     zero: AtomicU64,
     unchanged: AtomicU64,
@@ -45,13 +47,13 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Pages that the destination now has, whatever way they took.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         of(&self.whole) + of(&self.zero) + of(&self.unchanged) + of(&self.packed) + of(&self.lines)
     }
 
     /// Everything sent so far.
-    pub(super) fn contents(&self) -> Contents {
+    pub(crate) fn contents(&self) -> Contents {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Contents {
             whole_pages: of(&self.whole),
@@ -76,20 +78,20 @@ fn place(first: PageNumber, pages: &Range<PageNumber>) -> Range<usize> {
 }
 
 /// What a sender works with.
-pub(super) struct Wiring {
-    pub(super) streams: u64,
-    pub(super) tag: u64,
-    pub(super) channel: Arc<Channel>,
-    pub(super) memory: MemoryView,
-    pub(super) looks: Arc<Looks>,
-    pub(super) pacer: Arc<Pacer>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) encoding: Encoding,
+pub(crate) struct Wiring {
+    pub(crate) streams: u64,
+    pub(crate) tag: u64,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) memory: MemoryView,
+    pub(crate) looks: Arc<Looks>,
+    pub(crate) pacer: Arc<Pacer>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) encoding: Encoding,
 }
 
 /// Sends groups of pages of one shard.
-pub(super) struct Sender {
-    pub(super) wiring: Wiring,
+pub(crate) struct Sender {
+    pub(crate) wiring: Wiring,
     choice: Choice,
     signatures: Option<Signatures>,
     packer: Packer,
@@ -104,7 +106,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(wiring: Wiring) -> Self {
+    pub(crate) fn new(wiring: Wiring) -> Self {
         let (encoding, streams) = (wiring.encoding, wiring.streams);
         let pages = wiring.memory.pages();
         // A key of its own for every migration and shard, so that no guest can aim at collisions.
@@ -124,15 +126,28 @@ impl Sender {
         }
     }
 
-    /// Says that nothing more comes in this epoch.
-    pub(super) fn end(&mut self, epoch: u64) -> std::io::Result<()> {
+    /// Says that nothing more comes in this stun.
+    pub(crate) fn end(&mut self, stun: StunNumber) -> std::io::Result<()> {
+        self.mark(PageFrame::EndOfPages(stun))
+    }
+
+    /// Says that the stun is off, and that what follows belongs to copying.
+    pub(crate) fn again(&mut self, stun: StunNumber) -> std::io::Result<()> {
+        self.mark(PageFrame::Again(stun))
+    }
+
+    /// Says that this stream lives, although it has nothing to send.
+    pub(crate) fn alive(&mut self) -> std::io::Result<()> {
+        self.mark(PageFrame::Alive)
+    }
+
+    fn mark(&mut self, mark: PageFrame) -> std::io::Result<()> {
         self.flush()?;
-        let header = Header::new(Kind::EndOfPages, epoch, 0, 0);
-        self.wiring.channel.send(self.wiring.tag, &header, &[])
+        self.wiring.channel.write(&mark.encode(self.wiring.tag))
     }
 
     /// Sends what was gathered.
-    pub(super) fn flush(&mut self) -> std::io::Result<()> {
+    pub(crate) fn flush(&mut self) -> std::io::Result<()> {
         if !self.small.is_empty() {
             self.wiring.channel.write(&self.small)?;
             self.small.clear();
@@ -140,49 +155,50 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends the pages of the group at `first` that `mask` names, as they are now.
-    pub(super) fn group(&mut self, first: PageNumber, mask: u64) -> std::io::Result<()> {
+    /// Sends the pages of the group as they are now.
+    pub(crate) fn group(&mut self, group: Group) -> std::io::Result<()> {
         let start = Instant::now();
-        let zero = self.look_up(first, mask);
-        self.zero_pages(first, zero)?;
-        let rest = mask & !zero;
-        if rest == 0 {
-            return Ok(());
+        let zero = self.look_up(group);
+        if let Some(zero) = group.only(zero) {
+            self.zero_pages(zero)?;
         }
-        let mut spent = Spent { pages: u64::from(rest.count_ones()), ..Spent::default() };
+        let Some(rest) = group.only(!zero) else { return Ok(()) };
+        let mut spent = Spent { pages: rest.count(), ..Spent::default() };
         let mut packed_share = None;
         let (method, signs) = (self.choice.method(), self.choice.signs());
         if method == Method::Plain && !signs {
-            self.forget(first, rest);
-            spent.wire_bytes += self.direct(first, rest)?;
+            self.forget(rest);
+            spent.wire_bytes += self.direct(rest)?;
         } else {
-            self.copy_out(first, rest);
-            let mut whole = rest;
+            self.copy_out(rest);
+            let mut whole = Some(rest);
             if signs {
-                let lines = self.compare(first, &mut whole, &mut spent);
-                self.deltas(first, &lines, method, &mut spent)?;
+                let (changed, lines) = self.compare(rest, &mut spent);
+                whole = changed;
+                self.deltas(rest, &lines, method, &mut spent)?;
             } else {
-                self.forget(first, rest);
+                self.forget(rest);
             }
-            packed_share = self.pages(first, whole, method, &mut spent)?;
+            if let Some(whole) = whole {
+                packed_share = self.pages(whole, method, &mut spent)?;
+            }
         }
         spent.elapsed = start.elapsed();
         self.choice.spent(&spent, packed_share);
-        self.sample(first, rest);
+        self.sample(rest);
         Ok(())
     }
 
     /// Finds out which pages are zero, and the checks that are known of the others.
-    fn look_up(&mut self, first: PageNumber, mask: u64) -> u64 {
+    fn look_up(&mut self, group: Group) -> u64 {
         let Wiring { memory, looks, .. } = &self.wiring;
         let mut zero = 0;
-        for page in pages_of(first, mask) {
-            let index = page - first;
+        for page in group.pages() {
             let look = looks.take(page);
             if look == Some(Look::Zero) || look.is_none() && memory.is_zero(page) {
-                zero |= 1 << index;
+                zero |= group.bit(page);
             }
-            self.checks[index as usize] = match look {
+            self.checks[(page - group.first()) as usize] = match look {
                 Some(Look::Check(check)) => check,
                 _ => UNCHECKED,
             };
@@ -190,34 +206,29 @@ impl Sender {
         zero
     }
 
-    fn zero_pages(&mut self, first: PageNumber, mask: u64) -> std::io::Result<()> {
-        if mask == 0 {
-            return Ok(());
-        }
-        self.forget(first, mask);
-        let header = Header::new(Kind::ZeroPages, first, mask, 0);
+    fn zero_pages(&mut self, group: Group) -> std::io::Result<()> {
+        self.forget(group);
         self.admit(HEADER_BYTES);
-        self.small.extend(header.encode(self.wiring.tag));
-        add(&self.wiring.counters.zero, u64::from(mask.count_ones()));
+        self.small.extend(PageFrame::Zero(group).encode(self.wiring.tag));
+        add(&self.wiring.counters.zero, group.count());
         if self.small.len() >= SMALL_BYTES_MAX { self.flush() } else { Ok(()) }
     }
 
-    fn forget(&mut self, first: PageNumber, mask: u64) {
+    fn forget(&mut self, group: Group) {
         if let Some(signatures) = &mut self.signatures {
-            pages_of(first, mask).for_each(|page| signatures.forget(page));
+            group.pages().for_each(|page| signatures.forget(page));
         }
     }
 
     /// Pages straight from guest memory, with checks of what they were a moment before.
-    fn direct(&mut self, first: PageNumber, mask: u64) -> std::io::Result<u64> {
-        let count = u64::from(mask.count_ones());
-        let length = count as usize * (CHECK_BYTES as usize + PAGE);
+    fn direct(&mut self, group: Group) -> std::io::Result<u64> {
         self.payload.clear();
-        for page in pages_of(first, mask) {
-            let check = match (self.wiring.encoding.checks, self.checks[(page - first) as usize]) {
-                (Checks::Off, _) => UNCHECKED,
-                (Checks::On, known) if known != UNCHECKED => known,
-                (Checks::On, _) => {
+        for page in group.pages() {
+            let known = self.checks[(page - group.first()) as usize];
+            let check = match self.wiring.encoding.checks {
+                Checks::Off => UNCHECKED,
+                Checks::On if known != UNCHECKED => known,
+                Checks::On => {
                     let scratch = &mut self.copy[..PAGE];
                     self.wiring.memory.copy_out(&(page..page + 1), scratch);
                     check(page, scratch)
@@ -225,18 +236,20 @@ impl Sender {
             };
             self.payload.extend(check.to_le_bytes());
         }
-        self.admit(HEADER_BYTES + length);
-        let header = Header::new(Kind::Pages, first, mask, length);
+        let frame = PageFrame::Pages(group);
+        let bytes = HEADER_BYTES + frame.payload_bytes();
+        self.admit(bytes);
         let Wiring { channel, memory, tag, counters, .. } = &self.wiring;
-        channel.send_pages(*tag, &self.small, &header, &self.payload, memory)?;
+        let runs: Vec<_> = group.runs().collect();
+        channel.write_memory([&self.small, &frame.encode(*tag), &self.payload], memory, &runs)?;
         self.small.clear();
-        add(&counters.whole, count);
-        Ok((HEADER_BYTES + length) as u64)
+        add(&counters.whole, group.count());
+        Ok(bytes as u64)
     }
 
-    fn copy_out(&mut self, first: PageNumber, mask: u64) {
-        for run in runs_of(first, mask) {
-            self.wiring.memory.copy_out(&run, &mut self.copy[place(first, &run)]);
+    fn copy_out(&mut self, group: Group) {
+        for run in group.runs() {
+            self.wiring.memory.copy_out(&run, &mut self.copy[place(group.first(), &run)]);
         }
     }
 
@@ -244,23 +257,22 @@ impl Sender {
         &self.copy[place(first, &(page..page + 1))]
     }
 
-    /// Takes out of `whole` the pages that are unchanged or need only some lines; returns those
-    /// with the masks of their changed lines.
+    /// The pages that must be sent whole, and of those that need only some lines the masks of their
+    /// changed lines; unchanged ones are neither.
     fn compare(
         &mut self,
-        first: PageNumber,
-        whole: &mut u64,
+        group: Group,
         spent: &mut Spent,
-    ) -> Vec<(PageNumber, u64)> {
+    ) -> (Option<Group>, Vec<(PageNumber, u64)>) {
         let start = Instant::now();
-        let Some(signatures) = &mut self.signatures else { return Vec::new() };
-        let mut deltas = Vec::new();
-        for page in pages_of(first, *whole) {
-            let contents = &self.copy[place(first, &(page..page + 1))];
+        let Some(signatures) = &mut self.signatures else { return (Some(group), Vec::new()) };
+        let (mut whole, mut deltas) = (group.mask(), Vec::new());
+        for page in group.pages() {
+            let contents = &self.copy[place(group.first(), &(page..page + 1))];
             let Some(changed) = signatures.exchange(page, contents) else { continue };
             spent.compared += 1;
             if changed.count_ones() <= LINES_MAX {
-                *whole &= !(1 << (page - first));
+                whole &= !group.bit(page);
                 let lines = u64::from(changed.count_ones());
                 spent.saved_bytes += PAGE_BYTES - lines * LINE_BYTES as u64;
                 match changed {
@@ -271,35 +283,33 @@ impl Sender {
         }
         spent.signed = spent.pages;
         spent.signing = start.elapsed();
-        deltas
+        (group.only(whole), deltas)
     }
 
     /// Sends changed lines.
     fn deltas(
         &mut self,
-        first: PageNumber,
+        of: Group,
         deltas: &[(PageNumber, u64)],
         method: Method,
         spent: &mut Spent,
     ) -> std::io::Result<()> {
-        if deltas.is_empty() {
-            return Ok(());
-        }
+        let mask = deltas.iter().fold(0, |mask, (page, _)| mask | of.bit(*page));
+        let Some(group) = of.only(mask) else { return Ok(()) };
         let start = Instant::now();
         self.plain.clear();
         for (_, changed) in deltas {
             self.plain.extend(changed.to_le_bytes());
         }
         for (page, changed) in deltas {
-            let contents = &self.copy[place(first, &(*page..page + 1))];
+            let contents = &self.copy[place(group.first(), &(*page..page + 1))];
             take_lines(contents, *changed, &mut self.plain);
         }
-        self.block(first, deltas.iter().map(|(page, _)| *page), method);
+        self.block(group, method);
         spent.packing += start.elapsed();
-        let mask = deltas.iter().fold(0, |mask, (page, _)| mask | 1 << (page - first));
-        let bytes = self.send_block(Kind::Lines, first, mask)?;
+        let bytes = self.send_block(PageFrame::Lines(group, self.payload.len()))?;
         spent.wire_bytes += bytes;
-        add(&self.wiring.counters.lines, deltas.len() as u64);
+        add(&self.wiring.counters.lines, group.count());
         add(&self.wiring.counters.lines_bytes, bytes);
         Ok(())
     }
@@ -308,26 +318,22 @@ impl Sender {
     /// their size that they were packed to.
     fn pages(
         &mut self,
-        first: PageNumber,
-        mask: u64,
+        group: Group,
         method: Method,
         spent: &mut Spent,
     ) -> std::io::Result<Option<f64>> {
-        if mask == 0 {
-            return Ok(None);
-        }
-        let count = u64::from(mask.count_ones());
+        let count = group.count();
         if method != Method::Plain {
             let start = Instant::now();
             self.plain.clear();
-            for run in runs_of(first, mask) {
-                self.plain.extend_from_slice(&self.copy[place(first, &run)]);
+            for run in group.runs() {
+                self.plain.extend_from_slice(&self.copy[place(group.first(), &run)]);
             }
-            let packed = self.block(first, pages_of(first, mask), method);
+            let packed = self.block(group, method);
             spent.packing += start.elapsed();
             spent.packed += count;
             if packed {
-                let bytes = self.send_block(Kind::Packed, first, mask)?;
+                let bytes = self.send_block(PageFrame::Packed(group, self.payload.len()))?;
                 spent.wire_bytes += bytes;
                 add(&self.wiring.counters.packed, count);
                 add(&self.wiring.counters.packed_bytes, bytes);
@@ -335,15 +341,13 @@ impl Sender {
             }
         }
         self.payload.clear();
-        for page in pages_of(first, mask) {
-            let check = self.check_of(first, page);
+        for page in group.pages() {
+            let check = self.check_of(group.first(), page);
             self.payload.extend(check.to_le_bytes());
         }
-        let length = count as usize * (CHECK_BYTES as usize + PAGE);
-        let header = Header::new(Kind::Pages, first, mask, length);
-        let contents = runs_of(first, mask).map(|run| &self.copy[place(first, &run)]);
+        let contents = group.runs().map(|run| &self.copy[place(group.first(), &run)]);
         let parts: Vec<_> = std::iter::once(&self.payload[..]).chain(contents).collect();
-        spent.wire_bytes += self.send(&header, &parts)?;
+        spent.wire_bytes += self.send(PageFrame::Pages(group), &parts)?;
         self.small.clear();
         add(&self.wiring.counters.whole, count);
         Ok((method != Method::Plain).then_some(1.0))
@@ -357,14 +361,9 @@ impl Sender {
     }
 
     /// Makes the payload of a block of `self.plain`; whether packing made it smaller.
-    fn block(
-        &mut self,
-        first: PageNumber,
-        pages: impl Iterator<Item = PageNumber>,
-        method: Method,
-    ) -> bool {
+    fn block(&mut self, group: Group, method: Method) -> bool {
         let mut payload = std::mem::take(&mut self.payload);
-        let checks: Vec<_> = pages.map(|page| self.check_of(first, page)).collect();
+        let checks: Vec<_> = group.pages().map(|page| self.check_of(group.first(), page)).collect();
         begin(method, checks.iter().copied(), &mut payload);
         let packed = self.packer.pack(method, &self.plain, &mut payload);
         if !packed {
@@ -375,19 +374,22 @@ impl Sender {
         packed
     }
 
-    fn send_block(&mut self, kind: Kind, first: PageNumber, mask: u64) -> std::io::Result<u64> {
-        let header = Header::new(kind, first, mask, self.payload.len());
-        let bytes = self.send(&header, &[&self.payload])?;
+    fn send_block(&mut self, frame: PageFrame) -> std::io::Result<u64> {
+        let bytes = self.send(frame, &[&self.payload])?;
         self.small.clear();
         Ok(bytes)
     }
 
     /// Sends a frame when the pacer admits it, after what was gathered; returns its bytes on the
     /// wire.
-    fn send(&self, header: &Header, parts: &[&[u8]]) -> std::io::Result<u64> {
-        let bytes = HEADER_BYTES + header.length;
+    fn send(&self, frame: PageFrame, parts: &[&[u8]]) -> std::io::Result<u64> {
+        let bytes = HEADER_BYTES + frame.payload_bytes();
+        debug_assert_eq!(frame.payload_bytes(), parts.iter().map(|p| p.len()).sum::<usize>());
         self.admit(bytes);
-        self.wiring.channel.send_parts(self.wiring.tag, &self.small, header, parts)?;
+        let head = frame.encode(self.wiring.tag);
+        let all: Vec<_> =
+            [&self.small[..], &head].into_iter().chain(parts.iter().copied()).collect();
+        self.wiring.channel.write_parts(&all)?;
         Ok(bytes as u64)
     }
 
@@ -397,9 +399,9 @@ impl Sender {
     }
 
     /// Tries another method on a few pages, if it is time; nothing is sent.
-    fn sample(&mut self, first: PageNumber, mask: u64) {
+    fn sample(&mut self, group: Group) {
         let Some(method) = self.choice.wants_sample() else { return };
-        let Some(run) = runs_of(first, mask).next() else { return };
+        let Some(run) = group.runs().next() else { return };
         let run = run.start..run.end.min(run.start + SAMPLE_PAGES);
         let (pages, bytes) = (run.end - run.start, (run.end - run.start) as usize * PAGE);
         self.wiring.memory.copy_out(&run, &mut self.copy[..bytes]);

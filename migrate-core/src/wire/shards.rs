@@ -1,0 +1,131 @@
+//! The data streams of the source: each thread sends the dirty pages of its own shard, group by
+//! group; how a group goes on the wire is `sender`'s subject.
+//!
+//! A page always travels on the same stream, so a newer copy can never be overtaken by an older
+//! one, and rounds need no barrier at the destination.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use super::sender::Sender;
+use crate::memory::{Bitmap, Group, PageNumber, SharedBitmap, groups_of_shard};
+use crate::proto::StunNumber;
+
+/// What a stream is asked to do.
+#[derive(Clone)]
+pub(crate) enum Job {
+    /// Send every page of the set that is in this stream's shard.
+    Pages(Arc<Bitmap>),
+    /// Go through this stream's shard once and send what is owed when its turn comes.
+    Sweep(Arc<Sweep>),
+    /// Say that nothing more comes in this stun.
+    End(StunNumber),
+    /// Say that this stun is off.
+    Again(StunNumber),
+}
+
+/// What a sweep works on, while the main thread harvests into it.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    /// Pages that the destination has not, or not as they are.
+    pub(crate) owed: SharedBitmap,
+    /// Pages that are passed over: hot ones, and those written since the sweep began; left for the
+    /// next one, or for the stun.
+    pub(crate) recent: SharedBitmap,
+    /// Set to end the sweep where it is; what was not sent stays owed.
+    pub(crate) halt: AtomicBool,
+}
+
+impl Sweep {
+    /// A sweep over `owed` that at first passes over `hot`.
+    pub(crate) fn over(owed: &Bitmap, hot: &Bitmap) -> Self {
+        Self {
+            owed: SharedBitmap::of(owed),
+            recent: SharedBitmap::of(hot),
+            halt: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What a stream says: it is done with a job, or lost.
+pub(crate) type Done = Result<(), std::io::Error>;
+
+/// One stream's thread.
+pub(crate) struct Shard {
+    pub(crate) index: u64,
+    pub(crate) sender: Sender,
+    pub(crate) abandon: Arc<AtomicBool>,
+}
+
+impl Shard {
+    /// Works until the jobs end, an error, or abandonment; each job is answered. A stream without a
+    /// job for a `quiet` time says that it lives: idle connections are dropped by what lies between
+    /// the hosts.
+    pub(crate) fn run(mut self, jobs: &mpsc::Receiver<Job>, quiet: Duration, done: impl Fn(Done)) {
+        loop {
+            let (answered, result) = match jobs.recv_timeout(quiet) {
+                Ok(job) => (true, self.job(job)),
+                Err(RecvTimeoutError::Timeout) => (false, self.sender.alive()),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let lost = result.is_err();
+            if answered || lost {
+                done(result);
+            }
+            if lost {
+                return;
+            }
+        }
+    }
+
+    /// Does one job; whatever goes wrong in it is an error with a name, and never silence.
+    fn job(&mut self, job: Job) -> Done {
+        let work = AssertUnwindSafe(|| match job {
+            Job::Pages(pages) => {
+                self.each_group(pages.pages(), |first| Next::of(pages.group(first)))
+            }
+            // Taken out before they are read: what is written from here on is owed again.
+            Job::Sweep(sweep) => self.each_group(sweep.owed.pages(), |first| {
+                match sweep.halt.load(Ordering::Relaxed) {
+                    true => Next::Halt,
+                    false => Next::of(sweep.owed.take_group(first, &sweep.recent)),
+                }
+            }),
+            Job::End(stun) => self.sender.end(stun),
+            Job::Again(stun) => self.sender.again(stun),
+        });
+        catch_unwind(work)
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread that sends panicked")))
+    }
+
+    /// Sends of each group of this shard the pages that `take` says.
+    fn each_group(&mut self, total: u64, take: impl Fn(PageNumber) -> Next) -> std::io::Result<()> {
+        for first in groups_of_shard(self.index, self.sender.wiring.streams, total) {
+            if self.abandon.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            match take(first) {
+                Next::Halt => return self.sender.flush(),
+                Next::Nothing => {}
+                Next::Send(group) => self.sender.group(group)?,
+            }
+        }
+        self.sender.flush()
+    }
+}
+
+/// What becomes of a group when its turn comes.
+enum Next {
+    Send(Group),
+    Nothing,
+    Halt,
+}
+
+impl Next {
+    fn of(group: Option<Group>) -> Self {
+        group.map_or(Self::Nothing, Self::Send)
+    }
+}
