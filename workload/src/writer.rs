@@ -215,6 +215,18 @@ impl Writer {
 
     /// Runs until the vCPU says stop, or `operations_max` have been performed.
     pub fn run(&mut self, pace: Pace, vcpu: &mut dyn Vcpu, operations_max: u64) -> Stats {
+        self.run_with(Stats::default(), pace, vcpu, operations_max)
+    }
+
+    /// The same with figures that were made before: making them takes milliseconds, which a guest
+    /// that arrives has not.
+    pub fn run_with(
+        &mut self,
+        mut stats: Stats,
+        pace: Pace,
+        vcpu: &mut dyn Vcpu,
+        operations_max: u64,
+    ) -> Stats {
         let profile = &self.workload.spec().workload;
         let (record, timing) = (profile.record.0, profile.timing);
         let batch_max = (BATCH_PAGES_MAX * PAGE_BYTES / record).max(1);
@@ -226,7 +238,6 @@ impl Writer {
             Pace::Scheduled { plan, catch_up } => Some(Schedule::new(plan, timing, catch_up, 0)),
             Pace::Unlimited => None,
         };
-        let mut stats = Stats::default();
         let mut left = operations_max;
         let wake_min_ns = self.wake_min().as_nanos() as u64;
         let mut worked_ns: u64 = 0;

@@ -11,6 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -180,11 +181,16 @@ impl Contents {
 
 /// This boot's id.
 pub fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    match id.trim() {
-        "" => "unknown".to_owned(),
-        id => id.to_owned(),
-    }
+    // A process does not outlive its boot, and a stun has no time to ask.
+    static ID: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        match id.trim() {
+            "" => "unknown".to_owned(),
+            id => id.to_owned(),
+        }
+    };
+    ID.get_or_init(read).clone()
 }
 
 /// A record that this process owns.

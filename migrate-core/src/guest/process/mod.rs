@@ -1,6 +1,7 @@
 //! The built-in guest without a hypervisor: one writer thread per vCPU. Needs no privileges.
 
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::{DirtyTracker, GuestError, MemoryView, threads};
 #[derive(Debug)]
 pub(super) struct Threads {
     gates: Gates,
-    threads: Vec<JoinHandle<Stats>>,
+    threads: Vec<JoinHandle<Option<Stats>>>,
     watermarks: Watermarks,
 }
 
@@ -44,10 +45,53 @@ impl Vcpu for ThreadVcpu {
     }
 }
 
+/// What a thread does for its guest, with figures that it made before.
+type Job = Box<dyn FnOnce(Stats) -> Stats + Send>;
+
+/// Threads that exist and have nothing to do yet: making one, and what it counts in, takes longer than
+/// a stun may, so they are there before it.
+#[derive(Debug)]
+pub(super) struct Hired(Vec<Worker>);
+
+#[derive(Debug)]
+struct Worker {
+    /// Taken when there is something to do; a thread that is given nothing ends.
+    job: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<Option<Stats>>>,
+}
+
+impl Hired {
+    /// So many threads. If one cannot be had, those that came are ended.
+    pub(super) fn new(count: usize) -> Result<Self, GuestError> {
+        let mut hired = Self(Vec::new());
+        for index in 0..count {
+            let (job, jobs) = mpsc::sync_channel::<Job>(1);
+            let thread = threads::start(format!("vcpu-{index}"), move || {
+                let stats = Stats::default();
+                Some(jobs.recv().ok()?(stats))
+            })?;
+            hired.0.push(Worker { job: Some(job), thread: Some(thread) });
+        }
+        Ok(hired)
+    }
+}
+
+impl Drop for Hired {
+    fn drop(&mut self) {
+        for worker in &mut self.0 {
+            worker.job = None;
+            if let Some(thread) = worker.thread.take() {
+                // It had nothing to do.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
 impl Threads {
-    /// Threads that go on from what memory is expected to hold. If one cannot be had, those that
-    /// came are ended.
+    /// Lets threads go on from what memory is expected to hold.
     pub(super) fn start(
+        mut hired: Hired,
         workload: &Arc<Workload>,
         region: &Arc<Region>,
         expected: Expected,
@@ -57,7 +101,13 @@ impl Threads {
     ) -> Result<Self, GuestError> {
         let watermarks = watermarks.clone();
         let mut this = Self { gates: Gates::default(), threads: Vec::new(), watermarks };
-        for (index, generations) in expected.into_generations().into_iter().enumerate() {
+        let generations = expected.into_generations();
+        assert_eq!(generations.len(), hired.0.len(), "a thread for each writer");
+        for (index, (generations, worker)) in generations.into_iter().zip(&mut hired.0).enumerate()
+        {
+            let (Some(job), Some(thread)) = (worker.job.take(), worker.thread.take()) else {
+                continue;
+            };
             let control = Arc::new(Control::new(gate));
             let (workload, region) = (workload.clone(), region.clone());
             let counters = this.watermarks.clone();
@@ -65,10 +115,12 @@ impl Threads {
                 Writer::with_generations(workload, region, counters, index, generations);
             let pace = pace.clone();
             let mut vcpu = ThreadVcpu(Passage::new(control.clone()));
-            let run = move || writer.run(pace, &mut vcpu, u64::MAX);
-            let thread = threads::start(format!("vcpu-{index}"), run)?;
+            let run: Job = Box::new(move |stats| writer.run_with(stats, pace, &mut vcpu, u64::MAX));
             this.gates.0.push(control);
             this.threads.push(thread);
+            if job.send(run).is_err() {
+                return Err(GuestError::new("start the guest", "one of its threads is gone"));
+            }
         }
         Ok(this)
     }
@@ -152,7 +204,7 @@ impl Machine for Threads {
         let mut died = false;
         for thread in self.threads.drain(..) {
             match thread.join() {
-                Ok(one) => stats.merge(&one),
+                Ok(one) => stats.merge(&one.unwrap_or_default()),
                 Err(_) => died = true,
             }
         }
@@ -187,8 +239,9 @@ mod tests {
             let fill = Expected::at(&workload, &[0, 0]);
             let watermarks = Watermarks::new(&[0, 0]);
             let pace = Pace::Unlimited;
+            let hired = Hired::new(2).unwrap();
             let threads =
-                Threads::start(&workload, &region, fill, &watermarks, &pace, gate).unwrap();
+                Threads::start(hired, &workload, &region, fill, &watermarks, &pace, gate).unwrap();
             drop(threads);
             assert_eq!(Arc::strong_count(&region), 1, "{gate:?}: no thread holds the region");
         }

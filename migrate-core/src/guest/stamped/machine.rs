@@ -11,6 +11,7 @@ use workload::stats::Stats;
 
 #[cfg(target_arch = "x86_64")]
 use crate::guest::kvm;
+use crate::guest::process::Hired;
 use crate::guest::tracker::TrackerKind;
 use crate::guest::{DirtyTracker, GuestError, MemoryView};
 
@@ -113,7 +114,7 @@ impl MachineKind {
 /// A machine that exists and has not run: the shadow's, at setup.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    Process,
+    Process(Hired),
     #[cfg(target_arch = "x86_64")]
     Kvm(Box<kvm::Vm>),
 }
@@ -125,7 +126,7 @@ impl Prepared {
         region: &Arc<Region>,
     ) -> Result<Self, GuestError> {
         match kind {
-            MachineKind::Process => Ok(Self::Process),
+            MachineKind::Process => Ok(Self::Process(Hired::new(workload.shares().len())?)),
             #[cfg(target_arch = "x86_64")]
             MachineKind::Kvm => Ok(Self::Kvm(Box::new(kvm::Vm::create(workload, region)?))),
             #[cfg(not(target_arch = "x86_64"))]

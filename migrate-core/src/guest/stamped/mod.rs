@@ -176,7 +176,7 @@ impl StampedGuest {
         let share = description.rate.map(share);
         let watermarks = Watermarks::new(&started_from);
         let machine: Box<dyn Machine> = match prepared {
-            Prepared::Process => {
+            Prepared::Process(hired) => {
                 if state.is_some_and(|state| !state.is_null()) {
                     return Err(fail(&"threads have no state, but there is one"));
                 }
@@ -184,9 +184,15 @@ impl StampedGuest {
                     Some(share) => Pace::bytes_per_second(share, &workload),
                     None => Pace::Unlimited,
                 };
-                let threads =
-                    Threads::start(&workload, &region, expected, &watermarks, &pace, gate)?;
-                Box::new(threads)
+                Box::new(Threads::start(
+                    hired,
+                    &workload,
+                    &region,
+                    expected,
+                    &watermarks,
+                    &pace,
+                    gate,
+                )?)
             }
             #[cfg(target_arch = "x86_64")]
             Prepared::Kvm(vm) => {
