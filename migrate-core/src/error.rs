@@ -99,9 +99,9 @@ pub enum Error {
     Session(crate::session::Failure),
     /// The one ambiguous moment: the guest is stopped here and may run there.
     #[error(
-        "handover of migration {id} is unresolved: the peer was told to run the guest and did not answer; \
-         the guest stays stopped here. If it runs there, or should: `vmigrate resolve {id} --destination-runs`. \
-         If that host is certainly dead: `vmigrate resolve {id} --source-runs`"
+        "handover of migration {id} is unresolved and was given up here: the guest stays stopped, and is \
+         the destination's. If it stands prepared there, `vmigrate resolve {id} --destination-runs \
+         --source-is-gone` on that host lets it run, once this one has ended for good"
     )]
     Unresolved {
         /// Which migration.
