@@ -130,7 +130,8 @@ fn said(doing: &'static str, error: &std::io::Error) -> String {
     format!("link lost while {doing}: {error}")
 }
 
-fn read(channel: &Channel, tag: u64) -> Result<Message, Failure> {
+/// The next message of a control connection.
+pub(crate) fn read(channel: &Channel, tag: u64) -> Result<Message, Failure> {
     let lost = |error: std::io::Error| Failure::LinkLost(said("listening to the peer", &error));
     let mut head = [0; HEADER_BYTES];
     channel.read_exact(&mut head).map_err(lost)?;

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use connection::Connection;
+pub(crate) use connection::read;
 
 use crate::Error;
 use crate::clock::now;

@@ -15,7 +15,7 @@ use super::keeper::{Keeper, Kept, let_in};
 use super::{Arrived, DestinationSettings, Ended, Observer, Progress, Source, TICK};
 use crate::Error;
 use crate::clock::cpu_time;
-use crate::conductor::{Conductor, ProgressGauge};
+use crate::conductor::{self, Conductor, ProgressGauge};
 use crate::error::spawn;
 use crate::guest::{GuestError, Shadow, ShadowFactory, Work};
 use crate::link::channel::Channel;
@@ -23,7 +23,6 @@ use crate::link::endpoint::{Endpoint, Route};
 use crate::memory::PAGE_BYTES;
 use crate::operator::record::{Record, Says};
 use crate::operator::{Registration, StateDirectory};
-use crate::proto::header::{HEADER_BYTES, Header};
 use crate::proto::hello::{Hello, Role, Welcome};
 use crate::proto::message::{Activity, Message, Setup};
 use crate::proto::{ProtoError, StunNumber};
@@ -335,7 +334,6 @@ impl<'a> Reception<'a> {
                 Progress::SourceBack
             }
             Notice::RecordFails(why) => Progress::RecordFails { why },
-            Notice::Answer(reply) => Progress::Answer(reply),
         });
     }
 
@@ -613,23 +611,12 @@ impl Drop for Done {
 
 /// What a source asks for, within a short while.
 fn read_setup(channel: &Channel, tag: u64) -> Result<Setup, Error> {
-    let lost = crate::error::lost("reading what a source asks for");
+    let lost = |source| Error::Link { doing: "reading what a source asks for", source };
     channel.wait_at_most(NEWCOMER_TIMEOUT).map_err(lost)?;
-    let read = || -> Result<Setup, Error> {
-        let mut head = [0; HEADER_BYTES];
-        let lost = |source| Error::Link { doing: "reading what a source asks for", source };
-        channel.read_exact(&mut head).map_err(lost)?;
-        let header = Header::decode(head, tag)?;
-        let mut payload = vec![0; header.length];
-        channel.read_exact(&mut payload).map_err(lost)?;
-        match Message::decode(&header, payload)? {
-            Message::Setup(setup) => Ok(setup),
-            other => {
-                Err(ProtoError::Unexpected { kind: other.kind(), why: "expected Setup" }.into())
-            }
-        }
-    };
-    let setup = read();
-    channel.wait_patiently().map_err(crate::error::lost("reading what a source asks for"))?;
-    setup
+    let message = conductor::read(channel, tag).map_err(Error::Session);
+    channel.wait_patiently().map_err(lost)?;
+    match message? {
+        Message::Setup(setup) => Ok(setup),
+        other => Err(ProtoError::Unexpected { kind: other.kind(), why: "expected Setup" }.into()),
+    }
 }

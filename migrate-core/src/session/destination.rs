@@ -99,8 +99,6 @@ pub enum Notice {
     SourceBack,
     /// A record could not be written; what it is about waits.
     RecordFails(String),
-    /// An answer to Ctrl-C.
-    Answer(Reply),
 }
 
 /// Who wants the gate open.
@@ -306,11 +304,6 @@ impl Destination {
     /// The link timeout that both ends keep to.
     pub fn timeout(&self) -> Option<Duration> {
         self.line.as_ref().map(|line| line.timeout)
-    }
-
-    /// Whether the source said that it has settled what was decided.
-    pub fn is_settled(&self) -> bool {
-        self.settled
     }
 
     /// The same machine on a clock on which `now` is `most`, and with no moment before 0: two that

@@ -112,8 +112,6 @@ pub enum Notice {
     RunsThereToo,
     /// It would go on here, but there is no guest here any more: it is lost.
     Lost(Failure),
-    /// An answer to Ctrl-C.
-    Answer(Reply),
 }
 
 /// Where the source is.

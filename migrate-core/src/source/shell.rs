@@ -620,7 +620,6 @@ impl<'a> Attempt<'a> {
                     }
                     Notice::RunsThereToo => Progress::RunsThereToo { migration },
                     Notice::Lost(_) => Progress::GuestLost { migration },
-                    Notice::Answer(reply) => Progress::Answer(reply.clone()),
                 });
             }
             _ => {}
