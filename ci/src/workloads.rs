@@ -40,12 +40,31 @@ pub(crate) struct Args {
     quick: bool,
 }
 
+/// How often a row is measured whose figures are off: another program may have had the cores.
+/// A verdict is never asked for again.
+const MEASURED_MAX: usize = 3;
+
 /// What came of one workload.
 struct Outcome {
     rate_error: f64,
     /// Distinct pages per second by the kernel, and how far off the operations' own count is.
     pages: Option<(f64, f64)>,
+    /// Operations that were left out because they came too late.
+    missed: u64,
+    /// The guest's own account of times in which it was not run.
+    held: String,
     verdict: String,
+}
+
+impl Outcome {
+    fn proven(&self) -> bool {
+        self.verdict.starts_with("PROVEN")
+    }
+
+    fn exact(&self) -> bool {
+        let pages_exact = self.pages.is_none_or(|(_, error)| error <= PAGES_ERROR_MAX);
+        self.rate_error <= RATE_ERROR_MAX && pages_exact
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
@@ -69,11 +88,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 "trace" => format!("trace,file={}", trace.display()),
                 name => name.to_owned(),
             };
-            let outcome = one(args, directory.path(), &format!("{name},content={content}"))?;
-            let pages_good = outcome.pages.is_none_or(|(_, error)| error <= PAGES_ERROR_MAX);
-            let fine = outcome.rate_error <= RATE_ERROR_MAX
-                && pages_good
-                && outcome.verdict.starts_with("PROVEN");
+            let name = format!("{name},content={content}");
+            let mut outcome = one(args, directory.path(), &name)?;
+            for again in 2..=MEASURED_MAX {
+                if outcome.exact() || !outcome.proven() {
+                    break;
+                }
+                writeln!(
+                    out,
+                    "{:<13} rate off {:.2} %, {} operations missed, {}: measured again ({again} of \
+                     {MEASURED_MAX})",
+                    info.name,
+                    outcome.rate_error * 100.0,
+                    outcome.missed,
+                    outcome.held,
+                )?;
+                outcome = one(args, directory.path(), &name)?;
+            }
+            let fine = outcome.exact() && outcome.proven();
             (good, all) = (good + u64::from(fine), all + 1);
             let (pages, error) =
                 outcome.pages.map_or(("-".into(), "-".into()), |(pages, error)| {
@@ -154,9 +186,12 @@ fn one(args: &Args, directory: &Path, name: &str) -> anyhow::Result<Outcome> {
         .context("cannot run the verifier")?;
     let report: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let count = |what: &str| summary["felt"][what].as_array().map_or(0, Vec::len);
     Ok(Outcome {
         rate_error: (number(&summary["rate_achieved"]) / args.rate.0 as f64 - 1.0).abs(),
         pages,
+        missed: summary["missed"].as_u64().unwrap_or(0),
+        held: format!("{} stuns and {} throttles felt", count("stuns"), count("throttles")),
         verdict: report["verdict"].as_str().unwrap_or("no verdict").to_owned(),
     })
 }

@@ -136,15 +136,16 @@ impl Guest {
         self.control.changed.notify_all();
     }
 
-    /// Ends the writers; returns what they did.
-    pub(crate) fn stop(mut self) -> anyhow::Result<Stats> {
+    /// Ends the writers; returns what they did, and when the last of them had ended: freeing the
+    /// memory afterwards takes its time, in which nothing was to be written.
+    pub(crate) fn stop(mut self) -> anyhow::Result<(Stats, Instant)> {
         self.change(STOPPED);
         let mut stats = Stats::default();
         for thread in self.threads.drain(..) {
             let one = thread.join().map_err(|_| anyhow::anyhow!("a writer died"))?;
             stats.merge(&one);
         }
-        Ok(stats)
+        Ok((stats, Instant::now()))
     }
 }
 

@@ -187,8 +187,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         None => None,
     };
     let observed = observe(args, &guest, start, &mut control, run_id, &mut pages)?;
-    let stats = guest.stop()?;
-    let seconds = start.elapsed().as_secs_f64();
+    let (stats, ended) = guest.stop()?;
+    let seconds = ended.duration_since(start).as_secs_f64();
     let felt = watch.stop();
     let (refused, incomplete) = match heart {
         Some(heart) => {
