@@ -27,8 +27,10 @@
 
 pub mod destination;
 mod line;
+mod notes;
 pub mod record;
 pub mod source;
+mod standstill;
 
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! What each end keeps on disk about a handover, as values. How they get there is the subject of
 //! [`crate::operator::record`].
 
-use super::Moment;
-
 /// What the source's record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceRecord {
@@ -95,11 +93,4 @@ impl DestinationRecord {
             Self::Refused => "refused",
         }
     }
-}
-
-/// When a guest that stands still was last spoken of, and when it is spoken of next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Notices {
-    pub(super) since: Moment,
-    pub(super) next: Moment,
 }

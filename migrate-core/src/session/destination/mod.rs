@@ -3,14 +3,19 @@
 //! Its shell builds the shadow, receives, loads, opens the gate, writes the record; here is decided
 //! whether it may. While a record is being written, what comes waits.
 
+mod operator;
+mod peer;
+mod recorded;
+
 use std::time::Duration;
 
-use super::line::{ConnectionId, Line};
-use super::record::{Boot, DestinationRecord, Holder, Notices};
-use super::{Failure, Heard, IDLE_LIMIT, Machine, Moment, NOTICE_INTERVAL, Output, Reply, Word};
 use crate::proto::StunNumber;
-use crate::proto::header::Kind;
 use crate::proto::message::{Message, Progress, Setup, Standing};
+use crate::session::line::{ConnectionId, Line};
+use crate::session::notes::Notes;
+use crate::session::record::{Boot, DestinationRecord, Holder};
+use crate::session::standstill::Standstill;
+use crate::session::{Failure, Heard, IDLE_LIMIT, Machine, Moment, Output, Word};
 
 /// Most that waits while a record is being written; whoever sends more is no peer of ours.
 const DEFERRED_MAX: usize = 64;
@@ -166,6 +171,9 @@ pub struct Destination {
     /// When Ready, Late or Prepared was said on the line in use: from then on Run holds for a link
     /// timeout.
     said: Option<Moment>,
+    /// When Late is said after a record that could not be written: a source that hears it says Run
+    /// at once, and a disk that is full is not less so then.
+    late_at: Option<Moment>,
     stun: StunNumber,
     /// Whether this host can say more than that: pages received, memory made, lines inspected.
     progress: Progress,
@@ -173,10 +181,8 @@ pub struct Destination {
     interrupts: u32,
     /// Whether the source said that it has settled.
     settled: bool,
-    notices: Option<Notices>,
-    notes: Vec<(u64, Vec<u8>)>,
-    notes_sent: u64,
-    notes_heard: u64,
+    standstill: Option<Standstill>,
+    notes: Notes,
     out: Vec<Output<Order>>,
 }
 
@@ -195,8 +201,8 @@ impl Machine for Destination {
 
     fn wake(&self) -> Option<Moment> {
         let line = self.line.as_ref().map(Line::wake);
-        let notice = self.notices.map(|notices| notices.next);
-        [line, notice, self.give_up_at()].into_iter().flatten().min()
+        let standstill = self.standstill.map(|standstill| standstill.wake());
+        [line, standstill, self.late_due()].into_iter().flatten().min()
     }
 
     fn tick(progress: Progress) -> Event {
@@ -221,15 +227,14 @@ impl Destination {
             line: None,
             guest_gone: false,
             said: None,
+            late_at: None,
             stun: StunNumber(0),
             progress: Progress::default(),
             deferred: Vec::new(),
             interrupts: 0,
             settled: false,
-            notices: None,
-            notes: Vec::new(),
-            notes_sent: 0,
-            notes_heard: 0,
+            standstill: None,
+            notes: Notes::default(),
             out: Vec::new(),
         }
     }
@@ -312,7 +317,7 @@ impl Destination {
     #[must_use]
     pub fn rebased(&self, now: Moment, most: Duration) -> Self {
         let mut same = self.clone();
-        let age = |moment| super::rebase(moment, now, most);
+        let age = |moment| crate::session::rebase(moment, now, most);
         if let Some(line) = &mut same.line {
             line.rebase(most);
         }
@@ -323,7 +328,8 @@ impl Destination {
             State::Refused(why) => why.clear(),
             _ => {}
         }
-        same.notices = None;
+        same.late_at = self.late_at.map(age);
+        same.standstill = None;
         same
     }
 
@@ -392,15 +398,18 @@ impl Destination {
                 self.out.push(Output::Answer(number, reply));
             }
             Event::Note(note) => {
-                self.notes_sent += 1;
-                self.notes.push((self.notes_sent, note.clone()));
+                let message = self.notes.add(note);
                 // Sooner the source takes it for a breach.
                 if self.state == State::Running {
-                    self.send(Message::Note { number: self.notes_sent, note });
+                    self.send(message);
                 }
             }
             Event::Tick(progress) => self.time(progress, now),
         }
+    }
+
+    fn late_due(&self) -> Option<Moment> {
+        self.late_at.filter(|_| self.state == State::Prepared)
     }
 
     fn order(&mut self, order: Order) {
@@ -418,23 +427,10 @@ impl Destination {
     }
 
     fn close(&mut self) {
-        self.said = None;
+        (self.said, self.late_at) = (None, None);
         if let Some(line) = self.line.take() {
             self.out.push(Output::Close(line.id));
         }
-    }
-
-    /// A new connection closes the older one: what is still on its way there is never read.
-    fn asked(&mut self, id: ConnectionId, timeout: Duration, now: Moment) {
-        self.close();
-        self.line = Some(Line::new(id, timeout, now));
-        if self.notices.take().is_some() {
-            self.notice(Notice::SourceBack);
-        }
-        if self.is_before_ready() {
-            self.drop_shadow(Failure::LinkLost("the source came back too early".to_owned()));
-        }
-        self.answer(now);
     }
 
     fn is_before_ready(&self) -> bool {
@@ -442,88 +438,6 @@ impl Destination {
             self.state,
             State::Greeting | State::Setup | State::Receiving { .. } | State::Loading
         )
-    }
-
-    /// Says how it stands.
-    fn answer(&mut self, now: Moment) {
-        match self.state.clone() {
-            State::Prepared => {
-                self.said = Some(now);
-                self.send(Message::Standing(Standing::Prepared { stun: self.stun }));
-            }
-            State::Running => {
-                self.send(Message::Running);
-                self.say_notes();
-            }
-            State::Ran(standing) => self.send(Message::Standing(standing)),
-            State::Refused(why) => self.send(Message::Refused { why }),
-            State::Doubtful => self.send(Message::Standing(Standing::MayHaveRun)),
-            State::Greeting
-            | State::Setup
-            | State::Receiving { .. }
-            | State::Loading
-            | State::Dropped => self.send(Message::Standing(Standing::Unknown)),
-            // Whoever asks then waits until that is over.
-            State::Preparing(_)
-            | State::Reopening
-            | State::TakingUp(_)
-            | State::PuttingBack
-            | State::Opening
-            | State::Refusing(_) => {}
-        }
-    }
-
-    fn message(&mut self, message: Message, now: Moment) {
-        if let Some(line) = &mut self.line {
-            line.hear(&message, now);
-        }
-        let kind = message.kind();
-        match message {
-            Message::Alive(_) => {}
-            Message::Setup(setup) if self.state == State::Greeting => {
-                self.state = State::Setup;
-                self.order(Order::Build(setup));
-            }
-            // They crossed the refusal.
-            Message::State { .. } | Message::Again { .. }
-                if matches!(self.state, State::Refused(_)) => {}
-            Message::State { stun, state } => self.device_state(stun, state, kind, now),
-            Message::Run { stun } => self.run(stun, kind, now),
-            Message::Again { stun } if self.state == State::Prepared && stun == self.stun => {
-                self.said = None;
-                self.state = State::Reopening;
-                self.order(Order::Record(DestinationRecord::Receiving));
-            }
-            Message::Cancel { why } => self.cancelled(why, now),
-            Message::Fail { why } => self.lost(Failure::Peer(why), now),
-            Message::Released => self.released(),
-            Message::Note { number, note } => self.note(number, note, now),
-            Message::NoteHeard { number } => {
-                self.notes.retain(|(unheard, _)| *unheard > number);
-                if self.notes.is_empty() {
-                    self.order(Order::NotesHeard);
-                }
-            }
-            Message::Setup(_) | Message::Again { .. } => self.breach(kind, "not now", now),
-            Message::SetupDone
-            | Message::Ready { .. }
-            | Message::Running
-            | Message::Refused { .. }
-            | Message::Late { .. }
-            | Message::Standing(_) => self.breach(kind, "that is the destination's to say", now),
-        }
-    }
-
-    fn device_state(&mut self, stun: StunNumber, bytes: Vec<u8>, kind: Kind, now: Moment) {
-        let next = StunNumber(self.stun.0 + 1);
-        match &mut self.state {
-            State::Receiving { state: state @ None, .. } if stun == next => {
-                *state = Some(bytes);
-                self.stun = stun;
-                self.load();
-            }
-            _ => self.breach(kind, "not now", now),
-        }
     }
 
     fn pages_complete(&mut self) {
@@ -572,76 +486,6 @@ impl Destination {
         }
     }
 
-    fn run(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
-        match (&self.state, self.said) {
-            (State::Prepared, Some(said)) if stun == self.stun => {
-                self.state = State::TakingUp(By::Run { said });
-                self.order(Order::Record(DestinationRecord::Opening));
-            }
-            (State::Prepared, _) => self.breach(kind, "for another stun", now),
-            (State::Greeting | State::Setup | State::Receiving { .. } | State::Loading, _) => {
-                self.breach(kind, "Ready was not said", now)
-            }
-            _ => self.answer(now),
-        }
-    }
-
-    fn cancelled(&mut self, why: String, now: Moment) {
-        match &self.state {
-            State::Greeting | State::Setup | State::Receiving { .. } | State::Loading => {
-                let refused = Message::Refused { why: why.clone() };
-                self.drop_shadow(Failure::Called(why));
-                self.send(refused);
-                self.close();
-            }
-            State::Prepared => self.refuse(Failure::Called(why)),
-            // One that knows nothing cannot refuse: its record may be lost, and the guest have run.
-            _ => self.answer(now),
-        }
-    }
-
-    fn refuse(&mut self, why: Failure) {
-        self.state = State::Refusing(why);
-        self.order(Order::Record(DestinationRecord::Refused));
-    }
-
-    fn released(&mut self) {
-        match self.state {
-            // A new engine must still find a guest that stands still because this one crashed.
-            State::Running => self.settled = true,
-            State::Ran(_) | State::Refused(_) => {
-                self.settled = true;
-                self.order(Order::Forget);
-                self.close();
-                self.order(Order::Over);
-            }
-            // Nothing is here that could be forgotten, or must not be.
-            _ => {}
-        }
-    }
-
-    fn note(&mut self, number: u64, note: Vec<u8>, now: Moment) {
-        let running = self.state == State::Running;
-        match (running, number > self.notes_heard) {
-            // Not the next, if an earlier engine took those before it.
-            (true, true) => {
-                self.notes_heard = number;
-                self.order(Order::Note(note));
-                self.send(Message::NoteHeard { number });
-            }
-            (true, false) => self.send(Message::NoteHeard { number }),
-            (false, _) => self.breach(Kind::Note, "not now", now),
-        }
-    }
-
-    /// The peer does not keep to the protocol: before Ready that ends the attempt, afterwards the
-    /// connection.
-    fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
-        let failure = Failure::breach(kind, why);
-        self.send(Message::Fail { why: failure.to_string() });
-        self.lost(failure, now);
-    }
-
     fn lost(&mut self, failure: Failure, now: Moment) {
         self.close();
         if self.is_before_ready() {
@@ -654,7 +498,8 @@ impl Destination {
     }
 
     fn source_lost(&mut self, now: Moment) {
-        self.notices = Some(Notices { since: now, next: now.after(self.settings.resolve_limit) });
+        let Settings { resolve_limit, give_up_after, .. } = self.settings;
+        self.standstill = Some(Standstill::new(now, resolve_limit, give_up_after));
         self.notice(Notice::SourceLost);
     }
 
@@ -689,103 +534,10 @@ impl Destination {
         }
     }
 
-    fn recorded(&mut self, result: Result<(), String>, now: Moment) {
-        match (self.state.clone(), result) {
-            (State::Preparing(inspected), Ok(())) => {
-                self.state = State::Prepared;
-                self.said = self.line.as_ref().map(|_| now);
-                self.notice(Notice::Prepared);
-                self.send(Message::Ready { stun: self.stun, inspected });
-            }
-            (State::Preparing(_), Err(why)) => {
-                self.state = State::Loading;
-                self.abandon(Failure::Record(why));
-            }
-            (State::Reopening, Ok(())) => {
-                self.state = State::Receiving { state: None, pages: false };
-                self.order(Order::Receive(Some(self.stun)));
-            }
-            (State::Reopening, Err(why)) => {
-                self.state = State::Loading;
-                self.abandon(Failure::Record(why));
-            }
-            (State::TakingUp(by), Ok(())) => {
-                let holds = match by {
-                    By::Word => true,
-                    By::Run { said } => {
-                        self.timeout().is_some_and(|timeout| now.since(said) <= timeout)
-                    }
-                };
-                if holds {
-                    self.state = State::Opening;
-                    self.order(Order::Open);
-                } else {
-                    self.put_back();
-                }
-            }
-            (State::TakingUp(_), Err(why)) => {
-                self.notice(Notice::RecordFails(why));
-                self.put_back();
-            }
-            (State::PuttingBack, result) => {
-                if let Err(why) = result {
-                    self.notice(Notice::RecordFails(why));
-                }
-                self.state = State::Prepared;
-                match self.line.is_some() {
-                    true => {
-                        self.said = Some(now);
-                        self.send(Message::Late { stun: self.stun });
-                    }
-                    false => self.source_lost(now),
-                }
-            }
-            (State::Refusing(failure), Ok(())) => {
-                let why = failure.to_string();
-                self.notices = None;
-                self.state = State::Refused(why.clone());
-                self.order(Order::Drop(failure));
-                self.send(Message::Refused { why });
-                if self.line.is_none() {
-                    self.order(Order::Over);
-                }
-            }
-            // Nothing was said, so what was said before still counts.
-            (State::Refusing(_), Err(why)) => {
-                self.notice(Notice::RecordFails(why));
-                self.state = if self.guest_gone { State::Doubtful } else { State::Prepared };
-            }
-            // What was written after the fact.
-            (
-                State::Greeting
-                | State::Setup
-                | State::Receiving { .. }
-                | State::Loading
-                | State::Prepared
-                | State::Opening
-                | State::Running
-                | State::Refused(_)
-                | State::Ran(_)
-                | State::Doubtful
-                | State::Dropped,
-                result,
-            ) => {
-                if let Err(why) = result {
-                    self.notice(Notice::RecordFails(why));
-                }
-            }
-        }
-    }
-
-    fn put_back(&mut self) {
-        self.state = State::PuttingBack;
-        self.order(Order::Record(DestinationRecord::Prepared));
-    }
-
     fn opened(&mut self) {
         if self.state == State::Opening {
             self.state = State::Running;
-            (self.notices, self.said) = (None, None);
+            (self.standstill, self.said) = (None, None);
             self.send(Message::Running);
             self.order(Order::Record(DestinationRecord::Running));
             self.say_notes();
@@ -793,8 +545,8 @@ impl Destination {
     }
 
     fn say_notes(&mut self) {
-        for (number, note) in self.notes.clone() {
-            self.send(Message::Note { number, note });
+        for message in self.notes.untaken() {
+            self.send(message);
         }
     }
 
@@ -809,84 +561,6 @@ impl Destination {
             self.close();
             self.order(Order::Over);
         }
-    }
-
-    fn word(&mut self, word: Word) -> Reply {
-        match self.state {
-            State::Greeting | State::Setup | State::Receiving { .. } | State::Loading => match word
-            {
-                Word::Cancel | Word::Interrupt | Word::GiveUp => {
-                    self.abandon(Failure::Cancelled);
-                    Reply::taken("cancelled: nothing runs here, the guest runs on at its source")
-                }
-                Word::SourceRuns { .. } | Word::DestinationRuns { .. } => Reply::not_taken(
-                    "nothing is to be decided: the guest is the source's, and `cancel` ends the \
-                     migration",
-                ),
-            },
-            State::Prepared => self.word_prepared(word),
-            State::Running => Reply::not_taken("the guest runs here; only its owner ends it"),
-            State::Refused(_) => Reply::not_taken("the guest was refused here already"),
-            State::Ran(_) => Reply::not_taken("the guest ran here, and does no more"),
-            State::Doubtful => Reply::not_taken(
-                "the guest is not here any more, and may have run; decide at its source",
-            ),
-            State::Dropped => Reply::not_taken("nothing is here"),
-            State::Preparing(_)
-            | State::Reopening
-            | State::TakingUp(_)
-            | State::PuttingBack
-            | State::Opening
-            | State::Refusing(_) => {
-                Reply::not_taken("it is being decided at this moment; say it again")
-            }
-        }
-    }
-
-    fn word_prepared(&mut self, word: Word) -> Reply {
-        let connected = self.line.is_some();
-        match word {
-            Word::GiveUp => {}
-            Word::Cancel | Word::Interrupt if connected => {}
-            Word::Interrupt if self.interrupts > 0 => {}
-            Word::Interrupt | Word::Cancel => {
-                self.interrupts += u32::from(word == Word::Interrupt);
-                return Reply::not_taken(
-                    "nothing was changed: all of the guest is here, its source was lost, and this \
-                     may be the only whole copy; ending now would lose it. `vmigrate resolve` \
-                     decides; `--give-up` (or Ctrl-C again) refuses the guest here",
-                );
-            }
-            Word::SourceRuns { .. } => {
-                return Reply::not_taken(
-                    "that is said at the source; here `--give-up` refuses the guest, and its source \
-                     goes on when it hears so",
-                );
-            }
-            Word::DestinationRuns { .. } if connected => {
-                return Reply::not_taken("the source is here; it decides, and does so soon");
-            }
-            Word::DestinationRuns { source_is_gone: false } => {
-                return Reply::not_taken(
-                    "its source may still run it: end its program and guest there for good, make \
-                     sure that it did not run on and runs nowhere else, then say this again with \
-                     --source-is-gone",
-                );
-            }
-            Word::DestinationRuns { source_is_gone: true } => {
-                self.state = State::TakingUp(By::Word);
-                self.order(Order::Record(DestinationRecord::Opening));
-                return Reply::taken("the guest runs here from now on");
-            }
-        }
-        self.refuse(Failure::Cancelled);
-        Reply::taken(
-            "refused: the guest will not run here, and its source goes on when it hears so",
-        )
-    }
-
-    fn give_up_at(&self) -> Option<Moment> {
-        Some(self.notices?.since.after(self.settings.give_up_after?))
     }
 
     fn time(&mut self, progress: Progress, now: Moment) {
@@ -912,12 +586,15 @@ impl Destination {
         if let Some(alive) = self.line.as_mut().and_then(|line| line.alive(progress, now)) {
             self.send(alive);
         }
-        if self.state == State::Prepared && self.give_up_at().is_some_and(|at| now >= at) {
+        if self.state == State::Prepared
+            && self.standstill.is_some_and(|standstill| standstill.is_given_up(now))
+        {
             self.refuse(Failure::Cancelled);
         }
-        if let Some(notices) = self.notices.as_mut().filter(|notices| now >= notices.next) {
-            notices.next = now.after(NOTICE_INTERVAL);
-            let since = now.since(notices.since);
+        if self.late_due().is_some_and(|at| now >= at) {
+            self.say_late(now);
+        }
+        if let Some(since) = self.standstill.as_mut().and_then(|still| still.reminder(now)) {
             self.notice(Notice::StillWaiting(since));
         }
     }

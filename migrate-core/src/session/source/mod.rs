@@ -2,17 +2,21 @@
 //!
 //! Its shell copies pages, pauses and resumes, writes the record; here is decided whether it may.
 
+mod operator;
+mod peer;
+mod recorded;
+
 use std::time::Duration;
 
-use super::line::{ConnectionId, Line};
-use super::record::{Holder, Notices, SourceRecord};
-use super::{
-    Failure, Heard, Machine, Moment, NOTICE_INTERVAL, Output, Purpose, RETRY_INTERVAL, Reply,
-    STALL_LIMIT, Word,
-};
 use crate::proto::StunNumber;
-use crate::proto::header::Kind;
 use crate::proto::message::{Message, Progress, Setup, Standing};
+use crate::session::line::{ConnectionId, Line};
+use crate::session::notes::Notes;
+use crate::session::record::{Holder, SourceRecord};
+use crate::session::standstill::Standstill;
+use crate::session::{
+    Failure, Heard, Machine, Moment, Output, Purpose, RETRY_INTERVAL, STALL_LIMIT, Word,
+};
 
 /// A Run that was said is void after so many link timeouts without a word from the destination.
 const GUARD_TIMEOUTS: u32 = 2;
@@ -173,13 +177,10 @@ pub struct Source {
     /// Whether the record says released.
     released: bool,
     over: bool,
-    notices: Option<Notices>,
+    standstill: Option<Standstill>,
     /// Whether Running was heard on the connection in use: from then on notes are taken there.
     running_heard: bool,
-    /// Notes that the other side has not taken, by number.
-    notes: Vec<(u64, Vec<u8>)>,
-    notes_sent: u64,
-    notes_heard: u64,
+    notes: Notes,
     /// Notes that came before it was on disk that the guest is the destination's: whoever heard that
     /// they were taken may end, and must have heard Released before.
     notes_early: Vec<(u64, Vec<u8>)>,
@@ -222,11 +223,10 @@ impl Machine for Source {
                 self.out.push(Output::Answer(number, reply));
             }
             Event::Note(note) => {
-                self.notes_sent += 1;
-                self.notes.push((self.notes_sent, note.clone()));
+                let message = self.notes.add(note);
                 // Sooner the destination takes it for a breach.
                 if self.running_heard {
-                    self.send(Message::Note { number: self.notes_sent, note });
+                    self.send(message);
                 }
             }
             Event::Tick(progress) => self.time(progress, now),
@@ -238,9 +238,8 @@ impl Machine for Source {
         let line = self.line.as_ref().map(Line::wake);
         let retry =
             (self.line.is_none() && !self.connecting && self.wants_line()).then_some(self.retry_at);
-        let notice = self.notices.map(|notices| notices.next);
-        let give_up = self.give_up_at();
-        [line, retry, notice, give_up].into_iter().flatten().min()
+        let standstill = self.standstill.map(|standstill| standstill.wake());
+        [line, retry, standstill].into_iter().flatten().min()
     }
 
     fn tick(progress: Progress) -> Event {
@@ -276,11 +275,9 @@ impl Source {
             interrupts: 0,
             released: false,
             over: false,
-            notices: None,
+            standstill: None,
             running_heard: false,
-            notes: Vec::new(),
-            notes_sent: 0,
-            notes_heard: 0,
+            notes: Notes::default(),
             notes_early: Vec::new(),
             out: Vec::new(),
         }
@@ -357,8 +354,8 @@ impl Source {
             line.rebase(most);
         }
         same.retry_at = Moment(most);
-        same.run_said = self.run_said.map(|said| super::rebase(said, now, most));
-        same.notices = None;
+        same.run_said = self.run_said.map(|said| crate::session::rebase(said, now, most));
+        same.standstill = None;
         if let State::Uncommitting { why, .. } | State::Resumed(why) = &mut same.state {
             *why = Failure::Cancelled;
         }
@@ -462,7 +459,7 @@ impl Source {
     /// The guest runs here, if there is one. A copy that may be prepared is withdrawn, on new
     /// connections if need be; else nothing is left to do.
     fn resume(&mut self, why: Failure) {
-        self.notices = None;
+        self.standstill = None;
         self.state = State::Resumed(why.clone());
         self.order(match self.guest {
             true => Order::Resume(why),
@@ -500,389 +497,11 @@ impl Source {
     }
 
     fn unresolved(&mut self, now: Moment) {
-        if self.notices.is_none() {
-            self.notices =
-                Some(Notices { since: now, next: now.after(self.settings.resolve_limit) });
+        if self.standstill.is_none() {
+            let Settings { resolve_limit, give_up_after, .. } = self.settings;
+            self.standstill = Some(Standstill::new(now, resolve_limit, give_up_after));
             self.order(Order::Notice(Notice::Unresolved));
         }
-    }
-
-    /// The peer does not keep to the protocol: before the commit that ends the attempt, afterwards
-    /// the connection.
-    fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
-        let failure = Failure::breach(kind, why);
-        self.send(Message::Fail { why: failure.to_string() });
-        self.lost(failure, now);
-        self.retry_at = now.after(RETRY_INTERVAL);
-    }
-
-    fn message(&mut self, message: Message, now: Moment) {
-        if let Some(line) = &mut self.line {
-            line.hear(&message, now);
-        }
-        let kind = message.kind();
-        match message {
-            Message::Alive(_) => {}
-            Message::SetupDone if self.state == State::Setup => {
-                self.state = State::Copying;
-                self.order(Order::Copy);
-            }
-            Message::Ready { stun, inspected }
-                if self.state == State::Stunned && stun == self.stun =>
-            {
-                self.state = State::Prepared;
-                self.order(Order::Ready(inspected));
-            }
-            // It crossed the word that the attempt is off.
-            Message::Ready { .. } if matches!(self.state, State::Resumed(_)) => {}
-            Message::Running => self.runs_there(Arrival::Running, kind, now),
-            Message::Standing(standing @ (Standing::GoneOn | Standing::Ended)) => {
-                self.runs_there(Arrival::RanThere(standing), kind, now);
-            }
-            Message::Standing(Standing::Prepared { stun }) | Message::Late { stun } => {
-                self.prepared_there(stun, kind, now);
-            }
-            Message::Standing(standing @ (Standing::MayHaveRun | Standing::Unknown)) => {
-                self.not_known_there(standing, kind, now);
-            }
-            Message::Refused { why } => self.refused(why),
-            Message::Fail { why } => self.failed_there(why, now),
-            Message::Note { number, note } => self.note(number, note, now),
-            Message::NoteHeard { number } => {
-                self.notes.retain(|(unheard, _)| *unheard > number);
-                if self.notes.is_empty() {
-                    self.order(Order::NotesHeard);
-                }
-            }
-            Message::SetupDone | Message::Ready { .. } => self.breach(kind, "not now", now),
-            Message::Setup(_)
-            | Message::State { .. }
-            | Message::Run { .. }
-            | Message::Released
-            | Message::Cancel { .. }
-            | Message::Again { .. } => self.breach(kind, "that is the source's to say", now),
-        }
-    }
-
-    fn runs_there(&mut self, arrival: Arrival, kind: Kind, now: Moment) {
-        match self.state {
-            State::Committed => self.release(arrival),
-            State::Setup
-            | State::Copying
-            | State::Stunned
-            | State::Prepared
-            | State::Committing
-            | State::Uncommitting { .. } => self.breach(kind, "it was not told to run", now),
-            State::Resumed(_) => {
-                self.order(Order::Notice(Notice::RunsThereToo));
-                self.settled();
-            }
-            // Said again to a source that came back.
-            State::Released(_) => {
-                if self.released {
-                    self.send(Message::Released);
-                }
-                match arrival {
-                    Arrival::Running => self.say_notes(),
-                    // Nobody is left there to take a note.
-                    Arrival::RanThere(_) | Arrival::ByWord => self.settled(),
-                }
-            }
-            State::Releasing(_) | State::Left => {}
-        }
-    }
-
-    fn release(&mut self, arrival: Arrival) {
-        self.notices = None;
-        self.state = State::Releasing(arrival);
-        self.order(Order::HandedOver(arrival));
-        self.order(Order::Record(SourceRecord::Released));
-        if arrival == Arrival::Running {
-            self.say_notes();
-        }
-    }
-
-    fn say_notes(&mut self) {
-        self.running_heard = true;
-        for (number, note) in self.notes.clone() {
-            self.send(Message::Note { number, note });
-        }
-    }
-
-    fn prepared_there(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
-        match self.state {
-            State::Committed if self.wants_back => {
-                self.send(Message::Cancel { why: "the source takes its guest back".to_owned() });
-            }
-            State::Committed if stun == self.stun => self.say_run(now),
-            State::Committed => self.breach(kind, "prepared for another stun", now),
-            State::Resumed(_) => {
-                self.send(Message::Cancel { why: "the guest runs at the source".to_owned() });
-            }
-            State::Setup
-            | State::Copying
-            | State::Stunned
-            | State::Prepared
-            | State::Committing
-            | State::Uncommitting { .. } => self.breach(kind, "it was not asked", now),
-            State::Releasing(_) | State::Released(_) | State::Left => {}
-        }
-    }
-
-    fn say_run(&mut self, now: Moment) {
-        (self.run_said, self.look_asked) = (Some(now), false);
-        self.send(Message::Run { stun: self.stun });
-        if let Some(line) = &mut self.line {
-            line.await_from(now);
-        }
-    }
-
-    fn not_known_there(&mut self, standing: Standing, kind: Kind, now: Moment) {
-        match self.state {
-            State::Committed => {
-                self.order(Order::Notice(Notice::NotKnown(standing)));
-                self.close();
-                self.unresolved(now);
-                self.retry_at = now.after(RETRY_INTERVAL);
-            }
-            State::Resumed(_) => self.settled(),
-            // It was told and has forgotten, as it may.
-            State::Released(_) => self.settled(),
-            State::Setup
-            | State::Copying
-            | State::Stunned
-            | State::Prepared
-            | State::Committing
-            | State::Uncommitting { .. } => self.breach(kind, "it was not asked", now),
-            State::Releasing(_) | State::Left => {}
-        }
-    }
-
-    fn refused(&mut self, why: String) {
-        match &mut self.state {
-            State::Setup | State::Copying | State::Stunned | State::Prepared => {
-                self.perhaps_prepared = false;
-                self.send(Message::Released);
-                self.resume(Failure::Refused(why));
-            }
-            State::Committing => self.refused = Some(why),
-            State::Committed => self.take_back(Failure::Refused(why), true),
-            State::Uncommitting { forced, .. } => *forced = true,
-            State::Resumed(_) => {
-                self.send(Message::Released);
-                self.settled();
-            }
-            State::Releasing(_) | State::Released(_) | State::Left => {}
-        }
-    }
-
-    fn failed_there(&mut self, why: String, now: Moment) {
-        match self.state {
-            State::Setup | State::Copying | State::Stunned | State::Prepared => {
-                // It dropped the shadow before it said so.
-                self.perhaps_prepared = false;
-                self.resume(Failure::Peer(why));
-            }
-            State::Committing
-            | State::Uncommitting { .. }
-            | State::Committed
-            | State::Releasing(_)
-            | State::Released(_)
-            | State::Resumed(_)
-            | State::Left => {
-                self.lost(Failure::Peer(why), now);
-                self.retry_at = now.after(RETRY_INTERVAL);
-            }
-        }
-    }
-
-    fn note(&mut self, number: u64, note: Vec<u8>, now: Moment) {
-        if matches!(self.state, State::Releasing(_)) && self.notes_early.len() < NOTES_EARLY_MAX {
-            self.notes_early.push((number, note));
-            return;
-        }
-        let arrived = matches!(self.state, State::Released(_));
-        match (arrived, number > self.notes_heard) {
-            // Not the next, if an earlier engine took those before it.
-            (true, true) => {
-                self.notes_heard = number;
-                self.order(Order::Note(note));
-                self.send(Message::NoteHeard { number });
-            }
-            // Said again on a new connection.
-            (true, false) => self.send(Message::NoteHeard { number }),
-            (false, _) => self.breach(Kind::Note, "not now", now),
-        }
-    }
-
-    fn take_back(&mut self, why: Failure, forced: bool) {
-        self.state = State::Uncommitting { why, forced };
-        self.order(Order::Record(SourceRecord::TakenBack));
-    }
-
-    fn recorded(&mut self, result: Result<(), String>, now: Moment) {
-        match (self.state.clone(), result) {
-            (State::Committing, Ok(())) => match self.refused.take() {
-                Some(why) => self.take_back(Failure::Refused(why), true),
-                None => {
-                    self.state = State::Committed;
-                    self.retry_at = now;
-                    match self.line.is_some() {
-                        true => self.say_run(now),
-                        false => self.unresolved(now),
-                    }
-                }
-            },
-            // What failed to be synced may have reached the disk all the same.
-            (State::Committing, Err(why)) => {
-                let forced = self.refused.take().is_some();
-                self.take_back(Failure::Record(why), forced);
-            }
-            (State::Uncommitting { why, forced: true }, result) => {
-                self.perhaps_prepared = false;
-                if result.is_ok() {
-                    // Else a new engine asks again, and must hear that it was refused.
-                    self.send(Message::Released);
-                }
-                self.resume(why);
-            }
-            (State::Uncommitting { why, forced: false }, Ok(())) => {
-                self.send(Message::Cancel { why: why.to_string() });
-                self.resume(why);
-            }
-            (State::Uncommitting { why, forced: false }, Err(_)) => {
-                self.state = State::Committed;
-                self.wants_back = true;
-                self.retry_at = now;
-                self.send(Message::Cancel { why: why.to_string() });
-                self.unresolved(now);
-            }
-            (State::Releasing(arrival), result) => {
-                self.state = State::Released(arrival);
-                self.released = result.is_ok();
-                if self.released {
-                    // Else the record is still committed, and the destination must not forget.
-                    self.send(Message::Released);
-                }
-                for (number, note) in std::mem::take(&mut self.notes_early) {
-                    self.note(number, note, now);
-                }
-                if !matches!(arrival, Arrival::Running) {
-                    self.settled();
-                }
-            }
-            // The shell answers only what it was asked.
-            (
-                State::Setup
-                | State::Copying
-                | State::Stunned
-                | State::Prepared
-                | State::Committed
-                | State::Released(_)
-                | State::Resumed(_)
-                | State::Left,
-                _,
-            ) => {}
-        }
-    }
-
-    fn word(&mut self, word: Word, now: Moment) -> Reply {
-        match self.state {
-            State::Setup | State::Copying | State::Stunned | State::Prepared => match word {
-                Word::Cancel | Word::Interrupt => {
-                    self.abandon(Failure::Cancelled);
-                    Reply::taken("cancelled: the guest runs on here")
-                }
-                Word::SourceRuns { .. } | Word::DestinationRuns { .. } | Word::GiveUp => {
-                    Reply::not_taken(
-                        "nothing is to be decided: the guest is the source's, and `cancel` ends \
-                         the migration",
-                    )
-                }
-            },
-            State::Committing | State::Uncommitting { .. } | State::Releasing(_) => {
-                Reply::not_taken("it is being decided at this moment; say it again")
-            }
-            State::Committed => self.word_after_commit(word, now),
-            State::Released(_) => Reply::not_taken("the guest runs at the destination"),
-            State::Resumed(_) if self.guest => Reply::not_taken("the guest runs here"),
-            State::Resumed(_) => Reply::not_taken("there is no guest here any more"),
-            State::Left => Reply::not_taken("the guest was given up here"),
-        }
-    }
-
-    fn word_after_commit(&mut self, word: Word, now: Moment) -> Reply {
-        match word {
-            Word::Interrupt if self.interrupts > 0 => self.leave(),
-            Word::Interrupt | Word::Cancel => {
-                self.interrupts += u32::from(word == Word::Interrupt);
-                if !self.guest {
-                    return Reply::not_taken(
-                        "nothing was changed: the destination was told to run the guest and has \
-                         not answered; there is no guest here any more, and only this program can \
-                         still tell the destination to run its copy. `--give-up` (or Ctrl-C again) \
-                         ends this program and leaves the guest to the destination",
-                    );
-                }
-                Reply::not_taken(
-                    "nothing was changed: the destination was told to run the guest and has not \
-                     answered; this copy, stopped here, may be the only whole one, and ending now \
-                     would lose it. `vmigrate resolve` decides; `--give-up` (or Ctrl-C again) ends \
-                     this program and leaves the guest to the destination",
-                )
-            }
-            Word::SourceRuns { runs_nowhere_else } => self.source_runs(runs_nowhere_else, now),
-            Word::DestinationRuns { .. } => {
-                self.release(Arrival::ByWord);
-                Reply::taken("the guest is the destination's; this copy is dropped")
-            }
-            Word::GiveUp => self.leave(),
-        }
-    }
-
-    fn source_runs(&mut self, runs_nowhere_else: bool, now: Moment) -> Reply {
-        if !self.guest {
-            return Reply::not_taken("there is no guest here any more");
-        }
-        if self.line.is_some() {
-            self.wants_back = true;
-            self.send(Message::Cancel { why: "the operator wants it at the source".to_owned() });
-            return Reply::taken(
-                "asked the destination to refuse the guest; it runs here as soon as it has, and \
-                 there if it ran already",
-            );
-        }
-        let void_at = self.run_said.map(|said| said.after(self.timeout * GUARD_TIMEOUTS));
-        if let Some(void_at) = void_at.filter(|void_at| now < *void_at) {
-            return Reply::not_taken(format!(
-                "not yet: the destination was told to run the guest, and may still do so for {:.1} s",
-                void_at.since(now).as_secs_f64()
-            ));
-        }
-        if !self.look_asked || !runs_nowhere_else {
-            self.look_asked = true;
-            return Reply::not_taken(
-                "look now, at the destination and wherever the guest may have gone from there: \
-                 only if it neither runs nor has run there, say this again with \
-                 --runs-nowhere-else",
-            );
-        }
-        self.take_back(Failure::Cancelled, false);
-        Reply::taken("the guest goes on here; the destination is asked to refuse its copy")
-    }
-
-    fn leave(&mut self) -> Reply {
-        self.state = State::Left;
-        self.notices = None;
-        self.close();
-        self.order(Order::Over);
-        Reply::taken(
-            "given up here; the record stays committed, and the guest is the destination's",
-        )
-    }
-
-    fn give_up_at(&self) -> Option<Moment> {
-        Some(self.notices?.since.after(self.settings.give_up_after?))
     }
 
     fn time(&mut self, progress: Progress, now: Moment) {
@@ -901,13 +520,11 @@ impl Source {
         if let Some(alive) = self.line.as_mut().and_then(|line| line.alive(progress, now)) {
             self.send(alive);
         }
-        if self.give_up_at().is_some_and(|at| now >= at) {
+        if self.standstill.is_some_and(|standstill| standstill.is_given_up(now)) {
             // Nobody waits for this answer.
             let _ = self.leave();
         }
-        if let Some(notices) = self.notices.as_mut().filter(|notices| now >= notices.next) {
-            notices.next = now.after(NOTICE_INTERVAL);
-            let since = now.since(notices.since);
+        if let Some(since) = self.standstill.as_mut().and_then(|still| still.reminder(now)) {
             self.order(Order::Notice(Notice::StillUnresolved(since)));
         }
         let idle = self.line.is_none() && !self.connecting && self.wants_line();
