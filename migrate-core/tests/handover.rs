@@ -403,6 +403,35 @@ fn an_operator_lets_a_prepared_guest_run_whose_source_is_gone() {
     assert!(code == Some(0) && said.contains("\"verdict\": \"PROVEN\""), "{code:?}: {said}");
 }
 
+/// The source's program dies between its commit and Run. Whoever comes takes its record up, and the
+/// guest runs without an oath; of one that is lost that is said.
+#[test]
+fn a_decision_outlives_the_program_that_made_it() {
+    let hosts = Hosts::new();
+    let (mut receiver, address) = hosts.receiver(&["--json"]);
+    let mut sender = hosts.sender(proxy::start(address, proxy::Rule::DeadAtRun), &[]);
+    let id = id_in(&receiver.await_line("was lost"));
+    sender.child.kill().unwrap();
+    sender.child.wait().unwrap();
+    let (code, said) = sender.ask(&["status"]);
+    assert!(code == Some(0) && said.contains("tells it to run the guest"), "{said}");
+    let (code, said) = sender.ask(&["resolve", &id, "--source-runs"]);
+    assert!(code == Some(3) && said.contains("its program is gone"), "{said}");
+    let to = address.to_string();
+    let (code, said) = sender.ask(&["resolve", &id, "--destination-runs", "--to", &to]);
+    assert!(code == Some(0) && said.contains("runs at the destination"), "{said}");
+    let (code, said) = sender.ask(&["status"]);
+    assert!(code == Some(0) && said.contains("no migration under way"), "{said}");
+    // Nobody comes for its proof; it would wait for a while.
+    std::thread::sleep(Duration::from_secs(2));
+    for _ in 0..2 {
+        receiver.signal("-INT");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (code, said) = receiver.finish();
+    assert!(code == Some(0) && said.contains("\"verdict\": \"PROVEN\""), "{code:?}: {said}");
+}
+
 /// A prepared guest dies with its receiver; the next receiver says so, and the source goes on.
 #[test]
 fn a_receiver_that_died_prepared_is_answered_for_by_the_next() {

@@ -115,6 +115,9 @@ pub struct Arrived<S> {
     pub pages: u64,
     /// CPU time of this process while pages were received, in milliseconds.
     pub cpu_ms: f64,
+    /// Whether it runs here by the oath of an operator that its source is gone for good: nobody is
+    /// left to take a note.
+    pub source_is_gone: bool,
     /// To the source, for the embedder's notes. A source that lost the link finds its way back
     /// through it: keep it until the guest's owner ends the guest, or it went on.
     pub control: Notes,

@@ -547,6 +547,7 @@ impl<'a> Reception<'a> {
             endpoint: Some(self.endpoint.clone()),
         })?;
         let (session, ended) = (keeper.handle(), keeper.handle());
+        let source_is_gone = session.look(Destination::source_is_gone);
         let control = Notes::new(
             move |note| session.on(Event::Note(note)),
             move |wait| notes.recv_timeout(wait).ok(),
@@ -560,6 +561,7 @@ impl<'a> Reception<'a> {
             epoch: self.hello.epoch,
             pages: self.received.load(Ordering::Relaxed),
             cpu_ms: self.cpu.as_secs_f64() * 1e3,
+            source_is_gone,
             control,
         })
     }

@@ -5,14 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::shell::Attempt;
-use crate::Error;
-use crate::conductor::{Dial, Handle, ProgressGauge};
-use crate::link::connect;
+use crate::conductor::{Handle, ProgressGauge};
 use crate::link::pacer::Pacer;
 use crate::operator::{Attendant, Setting, Status};
-use crate::proto::hello::{Features, Hello, Role};
-use crate::session::source::{Event, Source, State};
-use crate::session::{Purpose, Reply, Word};
+use crate::session::source::{Source, State};
+use crate::session::{Reply, Word};
 
 /// A source, as its operator sees it.
 pub(super) struct SourceAttendant {
@@ -92,42 +89,6 @@ impl Attempt<'_> {
             peer: self.settings.peer.to_string(),
             memory_pages: self.report.memory_pages,
             policy: self.settings.policy.name(),
-        }
-    }
-
-    pub(super) fn hello(&self, role: Role) -> Hello {
-        Hello {
-            migration: self.id,
-            role,
-            epoch: self.settings.epoch,
-            link_timeout: self.settings.link.timeout,
-            features: Features::OURS,
-        }
-    }
-
-    /// How the session reaches the destination; what went wrong is kept as it was.
-    pub(super) fn dial(&self, unreachable: Arc<std::sync::Mutex<Option<Error>>>) -> Dial<Event> {
-        let (peer, link) = (self.settings.peer.clone(), self.settings.link.clone());
-        let hellos = [Role::Control, Role::Resolve].map(|role| self.hello(role));
-        Dial {
-            open: Box::new(move |purpose| {
-                let hello = match purpose {
-                    Purpose::Setup => hellos[0],
-                    Purpose::Resolve => hellos[1],
-                };
-                connect(&peer, hello, &link)
-                    .map(|(channel, timeout)| (Arc::new(channel), timeout))
-                    .map_err(|error| {
-                        let said =
-                            Error::Session(crate::session::Failure::Unreachable(error.to_string()));
-                        let mut kept =
-                            unreachable.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        *kept = Some(error);
-                        said
-                    })
-            }),
-            connected: Event::Connected,
-            failed: Event::NotConnected,
         }
     }
 }

@@ -9,11 +9,13 @@
 //! [`crate::session::source`]; here that is carried out.
 
 mod attendant;
+mod caller;
 mod copy;
 mod first_look;
 pub(crate) mod notes;
 mod setup;
 mod shell;
+mod taken_up;
 mod withdrawal;
 
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ use crate::proto::{EARLIER_MAX, Epoch, STREAMS_MAX};
 use crate::report::MigrationReport;
 use crate::session::Reply;
 pub use notes::Notes;
+pub use taken_up::{Outcome, TakeUp, take_up};
 pub use withdrawal::Withdrawal;
 
 /// How a migration is to go.

@@ -63,12 +63,11 @@ impl Attempt<'_> {
         let mut opening: Vec<JoinHandle<()>> = Vec::new();
         let (opened, connections) = mpsc::channel();
         for stream in 0..self.report.streams {
-            let hello = self.hello(Role::Data { stream });
-            let (peer, link, opened) =
-                (self.settings.peer.clone(), self.settings.link.clone(), opened.clone());
+            let (caller, opened) = (self.caller(), opened.clone());
             opening.push(spawn("connect", move || {
+                let hello = caller.hello(Role::Data { stream });
                 // Nobody waits any more once one of them failed.
-                let _ = opened.send((stream, connect(&peer, hello, &link)));
+                let _ = opened.send((stream, connect(&caller.peer, hello, &caller.link)));
             })?);
         }
         drop(opened);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::caller::{Caller, told};
 use super::copy::HarvestCost;
 use super::notes::{NoteSignal, Notes};
 use super::withdrawal::Withdrawal;
@@ -29,7 +30,7 @@ use crate::proto::hello::MigrationId;
 use crate::proto::message::Setup;
 use crate::report::{Contents, Downtime, MigrationReport, Overrun, SCHEMA};
 use crate::session::record::SourceRecord;
-use crate::session::source::{Arrival, Event, Notice, Order, Settings, Source};
+use crate::session::source::{Arrival, Event, Order, Settings, Source};
 use crate::session::{Failure, Word};
 use crate::wire::sender::Counters;
 use crate::wire::shards::{Done, Job, Sweep};
@@ -229,6 +230,15 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    pub(super) fn caller(&self) -> Caller {
+        Caller {
+            migration: self.id,
+            epoch: self.settings.epoch,
+            peer: self.settings.peer.clone(),
+            link: self.settings.link.clone(),
+        }
+    }
+
     /// The session, its record, and the way for an operator to both.
     fn control(&mut self) -> Result<Control, Error> {
         let settings = self.settings;
@@ -255,7 +265,7 @@ impl<'a> Attempt<'a> {
             self.id.tag(),
             self.gauge.clone(),
             move |order| drop(to_main.send(Signal::Order(order))),
-            Some(self.dial(unreachable.clone())),
+            Some(self.caller().dial(unreachable.clone())),
         )?;
         let registered = settings
             .operator
@@ -608,20 +618,7 @@ impl<'a> Attempt<'a> {
                 let written = control.record.write(Says::Source(*says), stun, timeout);
                 control.conductor.on(Event::Recorded(written.map_err(|e| e.to_string())));
             }
-            Order::Notice(notice) => {
-                let migration = self.id;
-                self.observer.progress(match notice {
-                    Notice::Unresolved => Progress::Unresolved { migration, since: Duration::ZERO },
-                    Notice::StillUnresolved(since) => {
-                        Progress::Unresolved { migration, since: *since }
-                    }
-                    Notice::NotKnown(standing) => {
-                        Progress::NotKnownThere { migration, standing: *standing }
-                    }
-                    Notice::RunsThereToo => Progress::RunsThereToo { migration },
-                    Notice::Lost(_) => Progress::GuestLost { migration },
-                });
-            }
+            Order::Notice(notice) => self.observer.progress(told(self.id, notice)),
             _ => {}
         }
         order

@@ -143,7 +143,9 @@ fn prove(
     };
     let note = serde_json::to_vec(&testimony)?;
     let unwanted = || interrupt::count() >= end_now;
-    if let Err(error) = arrived.control.send(&note, NOTE_PATIENCE, &unwanted) {
+    if arrived.source_is_gone {
+        console.say("nobody is left at the source to hear of the proof");
+    } else if let Err(error) = arrived.control.send(&note, NOTE_PATIENCE, &unwanted) {
         console.say(&format!("the source will not hear of the proof: {error}"));
     }
     // How far the writers came while they were moved is the source's to judge; here each must have

@@ -6,14 +6,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use migrate_core::link::address::HostPort;
+use migrate_core::link::tls::Side;
 use migrate_core::operator::record::{self, Found, Says};
 use migrate_core::operator::{Request, Setting, StateDirectory, Status, desk};
 use migrate_core::proto::hello::MigrationId;
 use migrate_core::session::Word;
 use migrate_core::session::record::SourceRecord;
+use migrate_core::session::source::Arrival;
+use migrate_core::source::{self, Outcome, TakeUp};
 use serde_json::json;
 use workload::units::{Bytes, Rate, parse_duration};
-use workload::{exit, say};
+use workload::{exit, interrupt, say};
+
+use crate::args::LinkArgs;
+use crate::console::Console;
+
+/// A handover that was taken up is spoken of again after so long without an answer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the programs are found.
 #[derive(ClapArgs, Clone, Debug)]
@@ -85,7 +95,11 @@ pub(crate) struct SetArgs {
                                              the source's program and guest were ended for good, it did\n  \
                                              not run on after the stun, and runs nowhere else\n\n\
     At either:\n  \
-    vmigrate resolve ID --give-up            what is held here is given up"
+    vmigrate resolve ID --give-up            what is held here is given up\n\n\
+    Where the source's program is gone, and its record says that the guest is the destination's:\n  \
+    vmigrate resolve ID --destination-runs   tells the destination to run the guest, and asks until it\n  \
+                                             answers; with --to where it is reached in another way,\n  \
+                                             and --tls-dir or --insecure as for `vmigrate send`"
 )]
 #[command(group = clap::ArgGroup::new("word").required(true))]
 pub(crate) struct Args {
@@ -108,6 +122,11 @@ pub(crate) struct Args {
     /// stun, and runs nowhere else
     #[arg(long, requires = "destination_runs")]
     source_is_gone: bool,
+    /// Where the destination is reached, if not where the record says
+    #[arg(long, value_name = "HOST:PORT", requires = "destination_runs")]
+    to: Option<HostPort>,
+    #[command(flatten)]
+    link: LinkArgs,
     #[command(flatten)]
     directory: DirectoryArgs,
 }
@@ -176,9 +195,8 @@ fn said(found: &Found) -> String {
             let peer = &contents.peer;
             match contents.says {
                 Says::Source(SourceRecord::Committed) => format!(
-                    "{word}: its program and guest are gone; the guest is the destination's ({peer}), \
-                     where `vmigrate resolve {} --destination-runs --source-is-gone` lets it run if \
-                     it stands there",
+                    "{word}: its program and guest are gone; the guest is the destination's ({peer}): \
+                     `vmigrate resolve {} --destination-runs` tells it to run the guest",
                     contents.migration
                 ),
                 _ => format!("{word}, peer {peer}; its program is gone"),
@@ -187,18 +205,23 @@ fn said(found: &Found) -> String {
     }
 }
 
-/// Tells, and says what was answered.
+/// Tells, and says what was answered; `None` if no program holds such a migration.
+fn told(directory: &StateDirectory, request: Request) -> anyhow::Result<Option<u8>> {
+    Ok(desk::tell(directory, request)?.map(|reply| {
+        say!("vmigrate: {}", reply.text);
+        if reply.taken { exit::PROVEN } else { exit::FAILED }
+    }))
+}
+
+fn nobody(directory: &StateDirectory) -> anyhow::Error {
+    anyhow::anyhow!(
+        "no program with the state directory {} holds such a migration (see `vmigrate status`)",
+        directory.path().display()
+    )
+}
+
 fn tell(directory: &StateDirectory, request: Request) -> anyhow::Result<u8> {
-    match desk::tell(directory, request)? {
-        Some(reply) => {
-            say!("vmigrate: {}", reply.text);
-            Ok(if reply.taken { exit::PROVEN } else { exit::FAILED })
-        }
-        None => anyhow::bail!(
-            "no program with the state directory {} holds such a migration (see `vmigrate status`)",
-            directory.path().display()
-        ),
-    }
+    told(directory, request)?.ok_or_else(|| nobody(directory))
 }
 
 pub(crate) fn cancel(args: &CancelArgs) -> anyhow::Result<u8> {
@@ -231,5 +254,51 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         (_, true) => Word::DestinationRuns { source_is_gone: args.source_is_gone },
         _ => Word::GiveUp,
     };
-    tell(&args.directory.open()?, Request::Word(Some(args.migration), word))
+    let directory = args.directory.open()?;
+    if let Some(code) = told(&directory, Request::Word(Some(args.migration), word))? {
+        return Ok(code);
+    }
+    let left = record::all(&directory)?.into_iter().find(|found| {
+        let migration = found.contents.as_ref().map(|contents| contents.migration);
+        !found.owned && migration == Ok(args.migration)
+    });
+    let left = left.ok_or_else(|| nobody(&directory))?;
+    let committed = Says::Source(SourceRecord::Committed);
+    let says = left.contents.as_ref().map(|contents| contents.says);
+    if !args.destination_runs || says != Ok(committed) {
+        say!("vmigrate: its program is gone; the record is {}", said(&left));
+        return Ok(exit::FAILED);
+    }
+    take_up(args, &directory, &left)
+}
+
+/// Does what a program that is gone would have done: tells the destination to run the guest.
+fn take_up(args: &Args, directory: &StateDirectory, left: &Found) -> anyhow::Result<u8> {
+    interrupt::install()?;
+    let settings = TakeUp {
+        peer: args.to.clone(),
+        link: args.link.resolve(Side::Client)?,
+        resolve_timeout: RESOLVE_TIMEOUT,
+    };
+    say!("vmigrate: taking up {}; asking the destination until it answers", left.path.display());
+    let mut console = Console::new();
+    match source::take_up(directory, &left.path, &settings, &mut console)? {
+        Outcome::Arrived(Arrival::RanThere(standing)) => {
+            say!("vmigrate: the guest ran at the destination, which answers {standing:?}");
+            Ok(exit::PROVEN)
+        }
+        Outcome::Arrived(_) => {
+            say!("vmigrate: the guest runs at the destination");
+            Ok(exit::PROVEN)
+        }
+        Outcome::Lost(why) => {
+            say!("vmigrate: the guest is LOST: {why}, and it is not here either");
+            Ok(exit::FAILED)
+        }
+        Outcome::Left => {
+            say!("vmigrate: no answer; the record stays, and the guest is the destination's");
+            Ok(exit::UNRESOLVED)
+        }
+        Outcome::Owned => anyhow::bail!("another program has just taken the record up"),
+    }
 }

@@ -179,6 +179,8 @@ pub struct Destination {
     progress: Progress,
     deferred: Vec<Event>,
     interrupts: u32,
+    /// An operator swore that the source's engine and guest were ended for good.
+    source_is_gone: bool,
     /// Whether the source said that it has settled.
     settled: bool,
     standstill: Option<Standstill>,
@@ -232,6 +234,7 @@ impl Destination {
             progress: Progress::default(),
             deferred: Vec::new(),
             interrupts: 0,
+            source_is_gone: false,
             settled: false,
             standstill: None,
             notes: Notes::default(),
@@ -304,6 +307,11 @@ impl Destination {
     /// Whether the source can be talked to.
     pub fn is_connected(&self) -> bool {
         self.line.is_some()
+    }
+
+    /// Whether the guest runs here by the oath of an operator: nobody is left to hear of it.
+    pub fn source_is_gone(&self) -> bool {
+        self.source_is_gone
     }
 
     /// The link timeout that both ends keep to.

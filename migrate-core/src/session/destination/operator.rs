@@ -68,6 +68,7 @@ impl Destination {
                 );
             }
             Word::DestinationRuns { source_is_gone: true } => {
+                self.source_is_gone = true;
                 self.state = State::TakingUp(By::Word);
                 self.order(Order::Record(DestinationRecord::Opening));
                 return Reply::taken("the guest runs here from now on");

@@ -1,0 +1,67 @@
+//! How a source reaches its destination, and what its user hears of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Progress;
+use crate::Error;
+use crate::conductor::Dial;
+use crate::link::address::HostPort;
+use crate::link::{LinkSettings, connect};
+use crate::proto::Epoch;
+use crate::proto::hello::{Features, Hello, MigrationId, Role};
+use crate::session::source::{Event, Notice};
+use crate::session::{Failure, Purpose};
+
+/// Who calls whom about which migration.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) migration: MigrationId,
+    pub(super) epoch: Epoch,
+    pub(super) peer: HostPort,
+    pub(super) link: LinkSettings,
+}
+
+impl Caller {
+    pub(super) fn hello(&self, role: Role) -> Hello {
+        Hello {
+            migration: self.migration,
+            role,
+            epoch: self.epoch,
+            link_timeout: self.link.timeout,
+            features: Features::OURS,
+        }
+    }
+
+    /// How the session reaches the destination; what went wrong is kept as it was.
+    pub(super) fn dial(self, unreachable: Arc<Mutex<Option<Error>>>) -> Dial<Event> {
+        Dial {
+            open: Box::new(move |purpose| {
+                let hello = self.hello(match purpose {
+                    Purpose::Setup => Role::Control,
+                    Purpose::Resolve => Role::Resolve,
+                });
+                connect(&self.peer, hello, &self.link)
+                    .map(|(channel, timeout)| (Arc::new(channel), timeout))
+                    .map_err(|error| {
+                        let said = Error::Session(Failure::Unreachable(error.to_string()));
+                        *unreachable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        said
+                    })
+            }),
+            connected: Event::Connected,
+            failed: Event::NotConnected,
+        }
+    }
+}
+
+/// What the user hears of a session's notice.
+pub(super) fn told(migration: MigrationId, notice: &Notice) -> Progress {
+    match notice {
+        Notice::Unresolved => Progress::Unresolved { migration, since: Duration::ZERO },
+        Notice::StillUnresolved(since) => Progress::Unresolved { migration, since: *since },
+        Notice::NotKnown(standing) => Progress::NotKnownThere { migration, standing: *standing },
+        Notice::RunsThereToo => Progress::RunsThereToo { migration },
+        Notice::Lost(_) => Progress::GuestLost { migration },
+    }
+}
