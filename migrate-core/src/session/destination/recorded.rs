@@ -156,7 +156,7 @@ mod tests {
         let (mut there, full) = (prepared(), "the disk is full".to_owned());
         let late = |outputs: Vec<Output<Order>>| {
             let late = Output::Send(LINE, Message::Late { stun: STUN });
-            outputs.iter().any(|output| *output == late)
+            outputs.contains(&late)
         };
         let now = Moment(Duration::from_millis(10));
         there.on(heard(Message::Run { stun: STUN }), now);
