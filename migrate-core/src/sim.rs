@@ -121,8 +121,8 @@ impl Model<'_> {
         // More than every page twice adds nothing new to a window.
         for _ in 0..(pages as u64).min(writable * 4) {
             let page = (self.write_next)(&mut self.random);
-            self.written_at[page as usize] = window_start;
-            window.insert(page..page + 1);
+            self.written_at[page.index()] = window_start;
+            window.insert(page.alone());
         }
         let fresh = self.dirty.add(&window);
         (window, fresh)
@@ -162,7 +162,8 @@ impl Model<'_> {
             let room = pages_per_s * interval.as_secs_f64() + credit;
             let mut sent = 0;
             while cursor < pages && sent < room as u64 {
-                if !(leave && self.recent.contains(cursor)) && self.dirty.remove(cursor) {
+                let page = PageNumber(cursor);
+                if !(leave && self.recent.contains(page)) && self.dirty.remove(page) {
                     sent += 1;
                 }
                 cursor += 1;
@@ -250,9 +251,9 @@ pub fn run(
     let mut write_next = |random: &mut SmallRng| match guest.writes {
         Writes::Stream => {
             next = (next + 1) % writable;
-            next
+            PageNumber(next)
         }
-        Writes::Uniform => random.random_range(0..writable),
+        Writes::Uniform => PageNumber(random.random_range(0..writable)),
     };
     run_writing(guest, &mut write_next, link, policy, settings, seed)
 }

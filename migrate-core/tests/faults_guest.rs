@@ -33,7 +33,7 @@ fn moved(guest: &mut StampedGuest, factory: &mut StampedFactory) -> (StampedShad
 
 fn copy(guest: &StampedGuest, shadow: &StampedShadow) {
     let (from, to) = (guest.memory(), shadow.memory());
-    let all = 0..from.pages();
+    let all = migrate_core::memory::all(from.pages());
     to.fill(&all, |bytes| {
         from.copy_out(&all, bytes);
         Ok::<_, ()>(())

@@ -14,7 +14,7 @@ use migrate_core::guest::Guest;
 use migrate_core::guest::stamped::proof::judge;
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
-use migrate_core::memory::Bitmap;
+use migrate_core::memory::{Bitmap, all, each};
 use migrate_core::policy::PolicyKind;
 use migrate_core::source::{self, Migrated, SourceSettings};
 use support::{
@@ -199,7 +199,9 @@ fn a_bit_that_the_log_drops_is_stale() {
     }
     // Pages behind the region are the machine's own: of them the verifier knows nothing.
     // The last page of a writer's run: earlier harvests did not name it.
-    let fresh_page = |new: &Bitmap| new.runs(0..16 << 8).next().map(|run| run.end - 1);
+    let region = all(16 << 8);
+    let fresh_page =
+        |new: &Bitmap| new.runs(region.clone()).next().and_then(|run| each(run).last());
     // One page, whenever the log names it; the first copy of it is older.
     let mut victim = None;
     let error = with_log(|n, _, new| {

@@ -95,9 +95,8 @@ fn through_with(rule: proxy::Rule, workload: &str, checks: Checks) -> String {
 }
 
 fn forget_first(new: &mut Bitmap) {
-    if let Some(run) = new.runs(0..new.pages()).next() {
-        new.remove(run.start);
-    }
+    let first = new.iter().next();
+    first.map(|page| new.remove(page));
 }
 
 #[track_caller]

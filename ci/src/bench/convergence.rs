@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use migrate_core::memory::PAGE_BYTES;
+use migrate_core::memory::{PAGE_BYTES, PageNumber};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::sim::{End, ModelGuest, ModelLink, Outcome, Writes, run_writing};
 use rayon::prelude::*;
@@ -186,7 +186,7 @@ fn simulate(workload: &Workload, policy: PolicyKind, r: f64, scale: u64) -> Cell
         let access = pattern.access(k);
         k += 1;
         if let Access::Write(slot) = access {
-            return slot;
+            return PageNumber(slot);
         }
     };
     let outcome: Outcome = run_writing(guest, &mut write_next, link, policy, settings, 1);

@@ -36,12 +36,12 @@ impl Looks {
             Look::Check(ZERO) => UNKNOWN,
             Look::Check(check) => check,
         };
-        self.0[page as usize].store(known, Ordering::Relaxed);
+        self.0[page.index()].store(known, Ordering::Relaxed);
     }
 
     /// What is known of the page, once.
     pub(crate) fn take(&self, page: PageNumber) -> Option<Look> {
-        let known = &self.0[page as usize];
+        let known = &self.0[page.index()];
         // Each page is its stream's alone; a harvest that forgets meanwhile owes the page again.
         match known.load(Ordering::Relaxed) {
             UNKNOWN => None,
@@ -54,8 +54,8 @@ impl Looks {
 
     /// Nothing is known any more of pages that were written.
     pub(crate) fn forget(&self, written: &Bitmap) {
-        for page in written.runs(0..written.pages()).flatten() {
-            if let Some(known) = self.0.get(page as usize) {
+        for page in written.iter() {
+            if let Some(known) = self.0.get(page.index()) {
                 known.store(UNKNOWN, Ordering::Relaxed);
             }
         }

@@ -30,7 +30,7 @@ pub const UNCHECKED: u64 = 0;
 /// XXH3 (64 bits) of a page's contents with its number as the seed, so that a page in the wrong
 /// place does not pass; never [`UNCHECKED`].
 pub fn check(page: PageNumber, contents: &[u8]) -> u64 {
-    xxh3_64_with_seed(contents, page).max(1)
+    xxh3_64_with_seed(contents, page.0).max(1)
 }
 
 /// Whether and how contents are packed.

@@ -48,7 +48,7 @@ impl Signatures {
     }
 
     fn place(&self, page: PageNumber) -> Option<usize> {
-        let own = page / CHUNK_PAGES / self.streams * CHUNK_PAGES + page % CHUNK_PAGES;
+        let own = page.0 / CHUNK_PAGES / self.streams * CHUNK_PAGES + page.0 % CHUNK_PAGES;
         (own as usize).checked_rem(self.owners.len())
     }
 
@@ -56,7 +56,7 @@ impl Signatures {
     /// remembered last, bit i for line i, or `None` if it was not.
     pub fn exchange(&mut self, page: PageNumber, contents: &[u8]) -> Option<u64> {
         let place = self.place(page)?;
-        let known = self.owners[place] == page + 1;
+        let known = self.owners[place] == page.0 + 1;
         if !known {
             if self.owners[place] != 0 {
                 self.attempts = self.attempts.wrapping_add(1);
@@ -64,7 +64,7 @@ impl Signatures {
                     return None;
                 }
             }
-            self.owners[place] = page + 1;
+            self.owners[place] = page.0 + 1;
         }
         let mut changed = 0;
         let lines = self.lines[place].iter_mut().zip(contents.chunks_exact(LINE_BYTES));
@@ -79,7 +79,7 @@ impl Signatures {
     /// The destination's copy of `page` is no longer known.
     pub fn forget(&mut self, page: PageNumber) {
         if let Some(place) = self.place(page)
-            && self.owners[place] == page + 1
+            && self.owners[place] == page.0 + 1
         {
             self.owners[place] = 0;
         }
@@ -102,10 +102,11 @@ mod tests {
             let mut signatures = Signatures::new(32, 1, places * ENTRY_BYTES, 9);
             prop_assert!(signatures.bytes() <= places * ENTRY_BYTES);
             let mut memory = vec![[0u8; PAGE_BYTES as usize]; 32];
-            let mut sent: HashMap<u64, [u8; PAGE_BYTES as usize]> = HashMap::new();
+            let mut sent: HashMap<PageNumber, [u8; PAGE_BYTES as usize]> = HashMap::new();
             for (page, line, value, forget) in writes {
                 memory[page as usize][line * LINE_BYTES] = value;
                 let now = memory[page as usize];
+                let page = PageNumber(page);
                 if forget {
                     signatures.forget(page);
                     sent.remove(&page);
@@ -129,7 +130,8 @@ mod tests {
     fn a_table_that_is_too_small_keeps_part_of_the_working_set() {
         let mut signatures = Signatures::new(4096, 1, 1024 * ENTRY_BYTES, 1);
         let page = [7u8; PAGE_BYTES as usize];
-        let mut pass = || (0..4096).filter(|p| signatures.exchange(*p, &page).is_some()).count();
+        let mut pass =
+            || (0..4096).filter(|p| signatures.exchange(PageNumber(*p), &page).is_some()).count();
         assert_eq!(pass(), 0);
         assert!(pass() > 400, "a page that comes round finds itself again");
     }

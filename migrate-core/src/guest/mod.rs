@@ -20,11 +20,9 @@ mod threads;
 pub mod tracker;
 mod work;
 
-use std::ops::Range;
+use crate::memory::{Bitmap, PageRange};
 
-use crate::memory::{Bitmap, PageNumber};
-
-pub use sys::view::MemoryView;
+pub use sys::view::{MemoryView, Stretch};
 pub use work::Work;
 
 /// Why a guest, a shadow or a tracker could not do what was asked.
@@ -170,5 +168,5 @@ pub trait DirtyTracker: Send {
     ///
     /// # Errors
     /// The kernel refused; nothing may be assumed clean.
-    fn harvest(&mut self, range: Range<PageNumber>, into: &mut Bitmap) -> Result<u64, GuestError>;
+    fn harvest(&mut self, range: PageRange, into: &mut Bitmap) -> Result<u64, GuestError>;
 }

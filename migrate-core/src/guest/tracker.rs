@@ -1,12 +1,10 @@
 //! The built-in dirty trackers, chosen by a probe or by name.
 
-use std::ops::Range;
-
 use super::sys::Mechanism;
 use super::sys::fault::FaultTracking;
 use super::sys::uffd::WriteProtection;
 use super::{DirtyTracker, GuestError, MemoryView, threads};
-use crate::memory::{Bitmap, GROUP_PAGES, PageNumber};
+use crate::memory::{Bitmap, GROUP_PAGES, PageNumber, PageRange, all, each};
 
 /// Which tracker to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,11 +59,11 @@ struct Tracker<M>(M);
 
 impl<M: Mechanism> Tracker<M> {
     /// The written pages of `range`, counted from its start.
-    fn part(&self, range: Range<PageNumber>) -> std::io::Result<Bitmap> {
+    fn part(&self, range: PageRange) -> std::io::Result<Bitmap> {
         let mut found = Bitmap::empty(range.end - range.start);
         let start = range.start;
         self.0.scan(range, |run| {
-            found.insert(run.start - start..run.end - start);
+            found.insert(PageNumber(run.start - start)..PageNumber(run.end - start));
         })?;
         Ok(found)
     }
@@ -81,12 +79,12 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
     }
 
     /// Large ranges on all cores: a stun must not wait for one of them to look at everything.
-    fn harvest(&mut self, range: Range<PageNumber>, into: &mut Bitmap) -> Result<u64, GuestError> {
+    fn harvest(&mut self, range: PageRange, into: &mut Bitmap) -> Result<u64, GuestError> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let parts = (range.end - range.start).div_ceil(PART_PAGES_MIN).clamp(1, threads);
         let step = (range.end - range.start).div_ceil(parts).next_multiple_of(GROUP_PAGES).max(1);
         let this = &*self;
-        let starts: Vec<PageNumber> = (range.start..range.end).step_by(step as usize).collect();
+        let starts: Vec<_> = each(range.clone()).step_by(step as usize).collect();
         let scan =
             |start: PageNumber| Ok((start, this.part(start..(start + step).min(range.end))?));
         let found: std::io::Result<Vec<(PageNumber, Bitmap)>> =
@@ -94,9 +92,9 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
         let found = found.map_err(|e| GuestError::new("look for written pages", e))?;
         let mut pages = 0;
         for (start, part) in &found {
-            for run in part.runs(0..part.pages()) {
+            for run in part.runs(all(part.pages())) {
                 pages += run.end - run.start;
-                into.insert(run.start + start..run.end + start);
+                into.insert(*start + run.start.0..*start + run.end.0);
             }
         }
         Ok(pages)
@@ -117,11 +115,11 @@ mod tests {
         }
         fn scan(
             &self,
-            range: Range<PageNumber>,
-            mut written: impl FnMut(Range<PageNumber>),
+            range: PageRange,
+            mut written: impl FnMut(PageRange),
         ) -> std::io::Result<()> {
-            let first = range.start.next_multiple_of(self.0);
-            (first..range.end).step_by(self.0 as usize).for_each(|page| written(page..page + 1));
+            let first = PageNumber(range.start.0.next_multiple_of(self.0));
+            each(first..range.end).step_by(self.0 as usize).for_each(|page| written(page.alone()));
             Ok(())
         }
     }
@@ -130,14 +128,15 @@ mod tests {
     fn a_parallel_harvest_finds_what_a_single_scan_does() {
         let pages = 3 * PART_PAGES_MIN + 77;
         for range in [0..pages, 5..pages - 3, 9..9, 0..100] {
-            let (mut all, mut once) = (Bitmap::empty(pages), Bitmap::empty(pages));
-            let count = Tracker(Every(1001)).harvest(range.clone(), &mut all).unwrap();
+            let range = PageNumber(range.start)..PageNumber(range.end);
+            let (mut found, mut once) = (Bitmap::empty(pages), Bitmap::empty(pages));
+            let count = Tracker(Every(1001)).harvest(range.clone(), &mut found).unwrap();
             Every(1001)
                 .scan(range, |run| {
                     once.insert(run);
                 })
                 .unwrap();
-            assert_eq!((&all, count), (&once, once.count()));
+            assert_eq!((&found, count), (&once, once.count()));
         }
     }
 }

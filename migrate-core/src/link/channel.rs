@@ -2,15 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use crate::Error;
-use crate::guest::MemoryView;
-use crate::memory::{PAGE_BYTES, PageNumber};
+use crate::guest::Stretch;
 
 use super::congestion;
 use super::sys::{self, Queue};
@@ -82,30 +80,23 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends what is in `head` and then the runs of memory: from memory to the socket without a
-    /// copy of our own, unless TLS has to encrypt them.
+    /// Sends what is in `head` and then memory: from there to the socket without a copy of our own,
+    /// unless TLS has to encrypt it.
     ///
     /// # Errors
     /// As [`Channel::write`].
-    pub fn write_memory(
-        &self,
-        head: [&[u8]; 3],
-        memory: &MemoryView,
-        runs: &[Range<PageNumber>],
-    ) -> io::Result<()> {
+    pub fn write_memory(&self, head: [&[u8]; 3], memory: &[Stretch<'_>]) -> io::Result<()> {
         let writing = lock(&self.writing);
         if self.tls.is_none() {
-            return sys::write_pages(&self.stream, &writing, head, memory, runs).map_err(stalled);
+            return sys::write_memory(&self.stream, &writing, head, memory).map_err(stalled);
         }
         for part in head {
             self.write_locked(part).map_err(stalled)?;
         }
-        let mut buffer = vec![0; PAGE_BYTES as usize];
-        for page in runs.iter().cloned().flatten() {
-            memory.copy_out(&(page..page + 1), &mut buffer);
-            self.write_locked(&buffer).map_err(stalled)?;
-        }
-        Ok(())
+        let mut stretches = memory.iter();
+        stretches
+            .try_for_each(|stretch| stretch.each_page(|page| self.write_locked(page)))
+            .map_err(stalled)
     }
 
     fn write_locked(&self, mut bytes: &[u8]) -> io::Result<()> {
@@ -160,24 +151,20 @@ impl Channel {
         Ok(())
     }
 
-    /// Fills `head`, and then runs of memory.
+    /// Fills `head`, and then memory that nobody else writes.
     ///
     /// # Errors
     /// As [`Channel::read_exact`].
-    pub fn read_memory(
+    pub fn read_memory<'a>(
         &self,
         head: &mut [u8],
-        memory: &MemoryView,
-        runs: impl Iterator<Item = Range<PageNumber>>,
+        mut memory: impl Iterator<Item = Stretch<'a>>,
     ) -> io::Result<()> {
         if self.tls.is_none() {
-            return sys::read_pages(&self.stream, head, memory, runs).map_err(stalled);
+            return sys::read_memory(&self.stream, head, memory).map_err(stalled);
         }
         self.read_exact(head)?;
-        for run in runs {
-            memory.fill(&run, |bytes| self.read_exact(bytes))?;
-        }
-        Ok(())
+        memory.try_for_each(|stretch| stretch.fill(|bytes| self.read_exact(bytes)))
     }
 
     /// Lets reads wait as long as they must: for connections whose silence is judged elsewhere.

@@ -3,46 +3,47 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::TcpStream;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-use crate::guest::MemoryView;
-use crate::memory::{GROUP_PAGES, PAGE_BYTES, PageNumber};
+use crate::guest::Stretch;
 
-/// Fewer pages are copied into the socket: two more system calls cost more.
-const QUEUED_PAGES_MIN: u64 = 4;
+/// Less is copied into the socket: two more system calls cost more.
+const QUEUED_BYTES_MIN: usize = 16 << 10;
+/// Room in the pipe through which memory is queued.
+const PIPE_BYTES: usize = 256 << 10;
 /// A reader that waits for at least this much is woken when this much is there.
 const WAKE_BYTES: usize = 256 << 10;
-/// Parts of one gathered write or scattered read: heads, and every other page of a group.
-const PARTS_MAX: usize = 4 + GROUP_PAGES as usize;
+/// Most parts of one gathered write or scattered read: a system's least limit is 1,024.
+const PARTS_MAX: usize = 1024;
 
 /// Fills the buffer.
 pub(super) fn read_all(stream: &TcpStream, into: &mut [u8]) -> io::Result<()> {
     scatter(stream, vec![part(into.as_mut_ptr(), into.len())])
 }
 
-/// Fills `checks` and then pages of a shadow, which nobody else may write.
-pub(super) fn read_pages(
+/// Fills `head` and then memory of a shadow, which nobody else may write.
+pub(super) fn read_memory<'a>(
     stream: &TcpStream,
-    checks: &mut [u8],
-    memory: &MemoryView,
-    runs: impl Iterator<Item = Range<PageNumber>>,
+    head: &mut [u8],
+    memory: impl Iterator<Item = Stretch<'a>>,
 ) -> io::Result<()> {
-    let mut parts = vec![part(checks.as_mut_ptr(), checks.len())];
-    parts.extend(runs.map(|run| {
-        let (start, bytes) = memory.raw(&run);
-        part(start, bytes)
-    }));
+    let mut parts = vec![part(head.as_mut_ptr(), head.len())];
+    parts.extend(memory.map(of_memory));
     scatter(stream, parts)
 }
 
-/// A way for pages of guest memory into a socket without a copy of our own: through a pipe, made
+fn of_memory(stretch: Stretch<'_>) -> libc::iovec {
+    let (start, bytes) = stretch.raw();
+    part(start, bytes)
+}
+
+/// A way for guest memory into a socket without a copy of our own: through a pipe, made
 /// when it is first needed. A system may have no pipe to give, or deny its calls.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pipe: OnceCell<Option<Pipe>>,
-    /// Pages cannot be handed on from the pipe, which holds some that were copied instead.
+    /// Memory cannot be handed on from the pipe, which holds some that was copied instead.
     denied: Cell<bool>,
 }
 
@@ -54,7 +55,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe with room for all pages of a group; a system may have none to give.
+    /// A pipe with room enough; a system may have none to give.
     fn open() -> io::Result<Self> {
         let mut ends = [0; 2];
         // SAFETY: two descriptors are written.
@@ -63,7 +64,7 @@ impl Pipe {
         }
         // SAFETY: both were just opened, and nobody else knows them.
         let [out, into] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
-        let bytes = (GROUP_PAGES * PAGE_BYTES) as libc::c_int;
+        let bytes = PIPE_BYTES as libc::c_int;
         // SAFETY: a call without pointers.
         match unsafe { libc::fcntl(into.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) } {
             got if got >= bytes => Ok(Self { into, out }),
@@ -71,12 +72,12 @@ impl Pipe {
         }
     }
 
-    /// Puts pages in, as many as there is room for; how many bytes.
-    fn put(&self, pages: &[libc::iovec]) -> io::Result<usize> {
+    /// Puts memory in, as much as there is room for; how many bytes.
+    fn put(&self, memory: &[libc::iovec]) -> io::Result<usize> {
         let (pipe, flags) = (self.into.as_raw_fd(), libc::SPLICE_F_NONBLOCK);
-        // SAFETY: the parts are pages that the caller keeps. The kernel holds on to the pages
+        // SAFETY: the parts are memory that the caller keeps. The kernel holds on to the pages
         // themselves, so what becomes of the mapping later does not matter.
-        let put = retry(|| unsafe { libc::vmsplice(pipe, pages.as_ptr(), pages.len(), flags) })?;
+        let put = retry(|| unsafe { libc::vmsplice(pipe, memory.as_ptr(), memory.len(), flags) })?;
         Ok(put as usize)
     }
 
@@ -137,30 +138,26 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<isize> {
     }
 }
 
-/// Writes the `head` and then `runs` of pages, which the kernel reads while the guest may write
-/// them: what goes out is some mix of old and new, and the page is dirty again.
+/// Writes the `head` and then memory, which the kernel reads while the guest may write it: what goes
+/// out is some mix of old and new, and the page is dirty again.
 ///
-/// Unless they are few, the pages themselves are queued, and read when the network card, or the
-/// receiver on this machine, takes them: no copy is made here.
-pub(super) fn write_pages(
+/// Unless it is little, the memory itself is queued, and read when the network card, or the
+/// receiver on this machine, takes it: no copy is made here.
+pub(super) fn write_memory(
     stream: &TcpStream,
     queue: &Queue,
     head: [&[u8]; 3],
-    memory: &MemoryView,
-    runs: &[Range<PageNumber>],
+    memory: &[Stretch<'_>],
 ) -> io::Result<()> {
     let mut parts: Vec<_> =
         head.iter().map(|bytes| part(bytes.as_ptr().cast_mut(), bytes.len())).collect();
-    let pages = runs.iter().map(|run| {
-        let (start, bytes) = memory.raw(run);
-        part(start, bytes)
-    });
-    if runs.iter().map(|run| run.end - run.start).sum::<u64>() < QUEUED_PAGES_MIN {
-        parts.extend(pages);
+    let memory = memory.iter().copied().map(of_memory);
+    if memory.clone().map(|part| part.iov_len).sum::<usize>() < QUEUED_BYTES_MIN {
+        parts.extend(memory);
         return gather(stream, parts, 0);
     }
     gather(stream, parts, libc::MSG_MORE)?;
-    queue.send(stream, pages.collect())
+    queue.send(stream, memory.collect())
 }
 
 /// Whether the system does not let us make this call, of which the connection knows nothing: a
@@ -276,19 +273,28 @@ mod tests {
     use std::net::TcpListener;
     use std::sync::Arc;
 
+    use crate::guest::MemoryView;
+    use crate::memory::{PAGE_BYTES, PageNumber, PageRange};
+
+    const PAGES: u64 = 64;
+
     /// What arrives of scattered pages, queued or copied, is what memory holds.
     #[test]
     fn pages_arrive_in_order_queued_or_copied() {
-        let mut bytes = vec![0u8; (GROUP_PAGES as usize + 1) * PAGE_BYTES as usize];
+        let mut bytes = vec![0u8; (PAGES as usize + 1) * PAGE_BYTES as usize];
         rand::Rng::fill(&mut rand::rng(), &mut bytes[..]);
         let start = bytes.as_ptr().align_offset(PAGE_BYTES as usize);
         let bytes = Arc::new(bytes);
         // SAFETY: the vector is kept, is long enough from its first whole page on, and nobody
         // writes it.
-        let memory = unsafe {
-            MemoryView::new(bytes.as_ptr().add(start).cast_mut(), GROUP_PAGES, bytes.clone())
-        };
+        let memory =
+            unsafe { MemoryView::new(bytes.as_ptr().add(start).cast_mut(), PAGES, bytes.clone()) };
         let runs = [0..1, 2..5, 7..40, 63..64];
+        let stretch = |run: &std::ops::Range<u64>| {
+            let pages: PageRange = PageNumber(run.start)..PageNumber(run.end);
+            memory.stretch(&pages)
+        };
+        let stretches: Vec<_> = runs.iter().map(stretch).collect();
         let (head, pages) = ([&b"be"[..], b"fore", b""], runs.iter().cloned().flatten());
         let mut wanted = head.concat();
         for page in pages {
@@ -296,11 +302,11 @@ mod tests {
         }
         let no_pipe = || Queue { pipe: OnceCell::from(None), ..Queue::default() };
         let denied = Queue { denied: Cell::new(true), ..Queue::default() };
-        for (queue, runs) in [
-            (Queue::default(), &runs[..]),
-            (no_pipe(), &runs[..]),
-            (denied, &runs[..]),
-            (Queue::default(), &runs[..1]),
+        for (queue, stretches) in [
+            (Queue::default(), &stretches[..]),
+            (no_pipe(), &stretches[..]),
+            (denied, &stretches[..]),
+            (Queue::default(), &stretches[..1]),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -310,12 +316,12 @@ mod tests {
                 from.read_to_end(&mut got).map(|_| got)
             });
             // Twice, because what is left in the pipe would be found the second time.
-            write_pages(&to, &queue, head, &memory, runs).unwrap();
-            write_pages(&to, &queue, head, &memory, runs).unwrap();
+            write_memory(&to, &queue, head, stretches).unwrap();
+            write_memory(&to, &queue, head, stretches).unwrap();
             drop(to);
             let got = reader.join().unwrap().unwrap();
-            let pages: u64 = runs.iter().map(|run| run.end - run.start).sum();
-            let once = &wanted[..6 + (pages * PAGE_BYTES) as usize];
+            let bytes: usize = stretches.iter().map(|stretch| stretch.raw().1).sum();
+            let once = &wanted[..6 + bytes];
             assert!(got == [once, once].concat(), "{} bytes", got.len());
         }
     }

@@ -1,10 +1,9 @@
 //! Sets of pages as bitmaps, and runs of pages in them.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::group::{GROUP_PAGES, Group};
-use super::page::PageNumber;
+use super::page::{PageNumber, PageRange, all, each};
 
 /// A set of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +20,9 @@ impl Bitmap {
 
     /// All of pages `0..pages`.
     pub fn full(pages: u64) -> Self {
-        let mut all = Self::empty(pages);
-        all.insert(0..pages);
-        all
+        let mut full = Self::empty(pages);
+        full.insert(all(pages));
+        full
     }
 
     /// Number of pages the set is over.
@@ -32,13 +31,13 @@ impl Bitmap {
     }
 
     /// Adds every page of `range`, which must lie inside; returns how many were new.
-    pub fn insert(&mut self, range: Range<PageNumber>) -> u64 {
-        assert!(range.end <= self.pages, "pages {range:?} of {}", self.pages);
+    pub fn insert(&mut self, range: PageRange) -> u64 {
+        assert!(range.end.0 <= self.pages, "pages {range:?} of {}", self.pages);
         let mut new = 0;
-        let mut page = range.start;
-        while page < range.end {
+        let (mut page, end) = (range.start.0, range.end.0);
+        while page < end {
             let bit = page % 64;
-            let count = (64 - bit).min(range.end - page);
+            let count = (64 - bit).min(end - page);
             let mask = (u64::MAX >> (64 - count)) << bit;
             let word = &mut self.words[(page / 64) as usize];
             new += u64::from((mask & !*word).count_ones());
@@ -57,9 +56,8 @@ impl Bitmap {
 
     /// Removes one page; returns whether it was there.
     pub fn remove(&mut self, page: PageNumber) -> bool {
-        assert!(page < self.pages, "page {page} of {}", self.pages);
-        let word = &mut self.words[(page / 64) as usize];
-        let mask = 1 << (page % 64);
+        let (index, mask) = self.place(page);
+        let word = &mut self.words[index];
         let was = *word & mask != 0;
         *word &= !mask;
         was
@@ -67,8 +65,14 @@ impl Bitmap {
 
     /// Whether the set holds `page`.
     pub fn contains(&self, page: PageNumber) -> bool {
-        assert!(page < self.pages, "page {page} of {}", self.pages);
-        self.words[(page / 64) as usize] >> (page % 64) & 1 == 1
+        let (index, mask) = self.place(page);
+        self.words[index] & mask != 0
+    }
+
+    /// The word of a page, and its bit there.
+    fn place(&self, page: PageNumber) -> (usize, u64) {
+        assert!(page.0 < self.pages, "page {page} of {}", self.pages);
+        ((page.0 / 64) as usize, 1 << (page.0 % 64))
     }
 
     /// Number of pages in the set.
@@ -83,7 +87,7 @@ impl Bitmap {
 
     /// Those of the 64 pages from `first` (a multiple of 64) on that are in the set, if any.
     pub fn group(&self, first: PageNumber) -> Option<Group> {
-        Group::new(first, self.words[(first / GROUP_PAGES) as usize])
+        Group::new(first, self.words[(first.0 / GROUP_PAGES) as usize])
     }
 
     /// Hands the set over and leaves an empty one.
@@ -92,12 +96,17 @@ impl Bitmap {
     }
 
     /// The runs of pages inside `range`, ascending, each as long as it can be.
-    pub fn runs(&self, range: Range<PageNumber>) -> Runs<'_> {
-        Runs { bitmap: self, next: range.start, end: range.end.min(self.pages) }
+    pub fn runs(&self, range: PageRange) -> Runs<'_> {
+        Runs { bitmap: self, next: range.start.0, end: range.end.0.min(self.pages) }
+    }
+
+    /// Its pages, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = PageNumber> + '_ {
+        self.runs(all(self.pages)).flat_map(each)
     }
 
     /// First page at or after `page` that is in the set (or is not), or `end`.
-    fn find(&self, page: PageNumber, end: PageNumber, member: Membership) -> PageNumber {
+    fn find(&self, page: u64, end: u64, member: Membership) -> u64 {
         let mut page = page;
         while page < end {
             let word = self.words[(page / 64) as usize];
@@ -152,7 +161,7 @@ impl SharedBitmap {
     /// Takes out the pages from `first` (a multiple of 64) to `first + 63`, except those in `but`;
     /// which they were, if any.
     pub fn take_group(&self, first: PageNumber, but: &Self) -> Option<Group> {
-        let index = (first / GROUP_PAGES) as usize;
+        let index = (first.0 / GROUP_PAGES) as usize;
         let wanted =
             self.words[index].load(Ordering::Acquire) & !but.words[index].load(Ordering::Acquire);
         match wanted {
@@ -187,21 +196,21 @@ enum Membership {
 #[derive(Debug)]
 pub struct Runs<'a> {
     bitmap: &'a Bitmap,
-    next: PageNumber,
-    end: PageNumber,
+    next: u64,
+    end: u64,
 }
 
 impl Iterator for Runs<'_> {
-    type Item = Range<PageNumber>;
+    type Item = PageRange;
 
-    fn next(&mut self) -> Option<Range<PageNumber>> {
+    fn next(&mut self) -> Option<PageRange> {
         let start = self.bitmap.find(self.next, self.end, Membership::In);
         if start >= self.end {
             return None;
         }
         let end = self.bitmap.find(start, self.end, Membership::Out);
         self.next = end;
-        Some(start..end)
+        Some(PageNumber(start)..PageNumber(end))
     }
 }
 
@@ -217,26 +226,26 @@ mod tests {
         fn bitmaps_agree_with_sets(pages in 1u64..400, ranges in prop::collection::vec((0u64..400, 0u64..90), 0..12), removed in prop::collection::vec(0u64..400, 0..20)) {
             let (mut bitmap, mut set) = (Bitmap::empty(pages), BTreeSet::new());
             for (start, length) in ranges {
-                let range = start.min(pages)..(start + length).min(pages);
-                let new = range.clone().filter(|p| set.insert(*p)).count();
+                let range = PageNumber(start.min(pages))..PageNumber((start + length).min(pages));
+                let new = each(range.clone()).filter(|p| set.insert(*p)).count();
                 prop_assert_eq!(bitmap.insert(range), new as u64);
             }
-            for page in removed.into_iter().filter(|p| *p < pages) {
+            for page in removed.into_iter().filter(|p| *p < pages).map(PageNumber) {
                 prop_assert_eq!(bitmap.remove(page), set.remove(&page));
             }
             prop_assert_eq!(bitmap.count(), set.len() as u64);
-            let runs: Vec<_> = bitmap.runs(0..pages).collect();
+            let runs: Vec<_> = bitmap.runs(all(pages)).collect();
             prop_assert!(runs.windows(2).all(|w| w[0].end < w[1].start), "runs are as long as can be");
-            prop_assert_eq!(runs.into_iter().flatten().collect::<Vec<_>>(), set.iter().copied().collect::<Vec<_>>());
-            prop_assert!((0..pages).all(|p| bitmap.contains(p) == set.contains(&p)));
-            let (from, to) = (pages / 3, pages / 2);
-            prop_assert_eq!(bitmap.runs(from..to).flatten().collect::<Vec<_>>(), set.range(from..to).copied().collect::<Vec<_>>());
+            prop_assert_eq!(runs.into_iter().flat_map(each).collect::<Vec<_>>(), set.iter().copied().collect::<Vec<_>>());
+            prop_assert!(each(all(pages)).all(|p| bitmap.contains(p) == set.contains(&p)));
+            let (from, to) = (PageNumber(pages / 3), PageNumber(pages / 2));
+            prop_assert_eq!(bitmap.runs(from..to).flat_map(each).collect::<Vec<_>>(), set.range(from..to).copied().collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn full_is_all() {
         assert_eq!(Bitmap::full(130).count(), 130);
-        assert_eq!(Bitmap::full(130).runs(0..130).collect::<Vec<_>>(), vec![0..130]);
+        assert_eq!(Bitmap::full(130).runs(all(130)).collect::<Vec<_>>(), vec![all(130)]);
     }
 }

@@ -8,5 +8,5 @@ mod shard;
 
 pub use bitmap::{Bitmap, Runs, SharedBitmap};
 pub use group::{GROUP_PAGES, Group};
-pub use page::{PAGE_BYTES, PageNumber};
+pub use page::{PAGE_BYTES, PageNumber, PageRange, all, each};
 pub use shard::{CHUNK_PAGES, groups_of_shard, shard};

@@ -8,14 +8,14 @@ pub const CHUNK_PAGES: u64 = 512;
 
 /// The stream on which a page travels.
 pub fn shard(page: PageNumber, streams: u64) -> u64 {
-    page / CHUNK_PAGES % streams
+    page.0 / CHUNK_PAGES % streams
 }
 
 /// The groups, by their first pages, that stream `index` of `streams` carries of memory of `pages`.
 pub fn groups_of_shard(index: u64, streams: u64, pages: u64) -> impl Iterator<Item = PageNumber> {
     let chunks = (index * CHUNK_PAGES..pages).step_by((streams * CHUNK_PAGES) as usize);
     chunks.flat_map(move |chunk| {
-        (chunk..(chunk + CHUNK_PAGES).min(pages)).step_by(GROUP_PAGES as usize)
+        (chunk..(chunk + CHUNK_PAGES).min(pages)).step_by(GROUP_PAGES as usize).map(PageNumber)
     })
 }
 
@@ -35,7 +35,7 @@ mod tests {
                     prop_assert!(all.insert(first));
                 }
             }
-            prop_assert_eq!(all, (0..pages).step_by(GROUP_PAGES as usize).collect());
+            prop_assert_eq!(all, (0..pages).step_by(GROUP_PAGES as usize).map(PageNumber).collect());
         }
     }
 }

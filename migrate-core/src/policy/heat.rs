@@ -9,7 +9,7 @@
 //! Much hotter, because pages written equally often differ in what was counted by chance, and
 //! those that a streaming writer will write next have been written least.
 
-use crate::memory::Bitmap;
+use crate::memory::{Bitmap, all};
 
 /// Counts go up to here; then all are halved.
 const COUNT_MAX: u8 = u8::MAX;
@@ -29,8 +29,8 @@ impl Heat {
     /// Counts the pages that one harvest found.
     pub fn observe(&mut self, written: &Bitmap) {
         let mut full = false;
-        for run in written.runs(0..written.pages()) {
-            for count in &mut self.0[run.start as usize..run.end as usize] {
+        for run in written.runs(all(written.pages())) {
+            for count in &mut self.0[run.start.index()..run.end.index()] {
                 *count = count.saturating_add(1);
                 full |= *count == COUNT_MAX;
             }
@@ -45,8 +45,8 @@ impl Heat {
     pub fn hot(&self, owed: &Bitmap) -> Bitmap {
         let mut hot = Bitmap::empty(owed.pages());
         let mut histogram = [0; COUNT_MAX as usize + 1];
-        for page in owed.runs(0..owed.pages()).flatten() {
-            histogram[usize::from(self.0[page as usize])] += 1;
+        for page in owed.iter() {
+            histogram[usize::from(self.0[page.index()])] += 1;
         }
         let wanted = owed.count().div_ceil(PARTS);
         let mut below = 0;
@@ -59,9 +59,9 @@ impl Heat {
             0 => 0,
             cold => cold + 1,
         };
-        for page in owed.runs(0..owed.pages()).flatten() {
-            if usize::from(self.0[page as usize]) > limit {
-                hot.insert(page..page + 1);
+        for page in owed.iter() {
+            if usize::from(self.0[page.index()]) > limit {
+                hot.insert(page.alone());
             }
         }
         hot
@@ -71,12 +71,13 @@ impl Heat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::PageNumber;
     use proptest::prelude::*;
 
     fn of(pages: &[u64]) -> Bitmap {
         let mut set = Bitmap::empty(100);
         for page in pages {
-            set.insert(*page..page + 1);
+            set.insert(PageNumber(*page).alone());
         }
         set
     }
@@ -110,7 +111,7 @@ mod tests {
             let owed = of(&owed);
             let hot = heat.hot(&owed);
             prop_assert!(hot.count() <= owed.count() - owed.count().div_ceil(PARTS));
-            prop_assert!(hot.runs(0..100).flatten().all(|page| owed.contains(page)));
+            prop_assert!(hot.iter().all(|page| owed.contains(page)));
         }
     }
 }

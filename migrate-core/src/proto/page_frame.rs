@@ -6,7 +6,7 @@
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::{PAGES_MAX, ProtoError, StunNumber};
 use crate::codec::CHECK_BYTES;
-use crate::memory::{GROUP_PAGES, Group, PAGE_BYTES};
+use crate::memory::{GROUP_PAGES, Group, PAGE_BYTES, PageNumber};
 
 /// The head of a frame on a data connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl PageFrame {
     /// The head's bytes for migration `tag`.
     pub fn encode(&self, tag: u64) -> [u8; HEADER_BYTES] {
         let (a, b) = match self {
-            Self::Pages(group) | Self::Zero(group) => (group.first(), group.mask()),
-            Self::Packed(group, _) | Self::Lines(group, _) => (group.first(), group.mask()),
+            Self::Pages(group) | Self::Zero(group) => (group.first().0, group.mask()),
+            Self::Packed(group, _) | Self::Lines(group, _) => (group.first().0, group.mask()),
             Self::EndOfPages(stun) | Self::Again(stun) => (stun.0, 0),
             Self::Alive => (0, 0),
         };
@@ -71,7 +71,7 @@ impl PageFrame {
         let unexpected = |why| ProtoError::Unexpected { kind, why };
         let group = || match a > PAGES_MAX - GROUP_PAGES {
             true => Err(unexpected("page out of range")),
-            false => Group::new(a, b).ok_or(unexpected("not the pages of a group")),
+            false => Group::new(PageNumber(a), b).ok_or(unexpected("not the pages of a group")),
         };
         let block = || {
             let group = group()?;
@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn group(first: u64, mask: u64) -> Group {
-        Group::new(first, mask).expect("a group")
+        Group::new(PageNumber(first), mask).expect("a group")
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use super::Progress;
 use super::shell::{Attempt, Control, Links, ms};
 use crate::Error;
 use crate::guest::GuestError;
-use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::memory::{Bitmap, PAGE_BYTES, all};
 use crate::policy::writers::Writers;
 use crate::policy::{
     Action, Event, HARVEST_INTERVAL_MAX, HARVEST_INTERVAL_MIN, Round, Stun, Window,
@@ -297,7 +297,7 @@ impl Attempt<'_> {
     pub(super) fn harvest(&mut self) -> Result<Bitmap, Error> {
         let start = Instant::now();
         let mut written = Bitmap::empty(self.owed.pages());
-        self.tracker.harvest(0..written.pages(), &mut written)?;
+        self.tracker.harvest(all(written.pages()), &mut written)?;
         self.looks.forget(&written);
         self.harvest_cost.took(start.elapsed());
         self.gauge.set(self.counters.sent());

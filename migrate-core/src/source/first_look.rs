@@ -86,7 +86,7 @@ fn look_at(memory: &MemoryView, page: PageNumber, checks: Checks, looks: &Looks)
         looks.set(page, Look::Zero);
     } else if checks == Checks::On {
         let mut contents = [0; PAGE_BYTES as usize];
-        memory.copy_out(&(page..page + 1), &mut contents);
+        memory.copy_out(&page.alone(), &mut contents);
         looks.set(page, Look::Check(check(page, &contents)));
     }
 }

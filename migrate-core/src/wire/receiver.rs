@@ -79,8 +79,8 @@ impl Receiver {
                 frame => self.frame(frame)?,
             }
         }
-        match self.suspected.runs(0..self.suspected.pages()).next() {
-            Some(run) => Err(Error::Damaged { pages: self.suspected.count(), first: run.start }),
+        match self.suspected.iter().next() {
+            Some(first) => Err(Error::Damaged { pages: self.suspected.count(), first: first.0 }),
             None => Ok(next),
         }
     }
@@ -97,13 +97,12 @@ impl Receiver {
             PageFrame::Pages(group) => {
                 self.place(group, frame)?;
                 self.payload.resize((group.count() * CHECK_BYTES) as usize, 0);
-                self.channel
-                    .read_memory(&mut self.payload, &self.memory, group.runs())
-                    .map_err(lost(DOING))?;
+                let pages = group.runs().map(|run| self.memory.stretch(&run));
+                self.channel.read_memory(&mut self.payload, pages).map_err(lost(DOING))?;
                 for (index, page) in group.pages().enumerate() {
                     let check =
                         self.payload[index * 8..].first_chunk().copied().unwrap_or_default();
-                    self.written.insert(page..page + 1);
+                    self.written.insert(page.alone());
                     self.judge(page, u64::from_le_bytes(check));
                 }
             }
@@ -111,7 +110,7 @@ impl Receiver {
                 self.place(group, frame)?;
                 for page in group.pages() {
                     if self.written.remove(page) {
-                        self.memory.zero(&(page..page + 1));
+                        self.memory.zero(&page.alone());
                     }
                     self.suspected.remove(page);
                 }
@@ -137,11 +136,11 @@ impl Receiver {
             true => Ok(()),
             false => Err(()),
         };
-        let passes = self.memory.fill(&(page..page + 1), compare).is_ok();
+        let passes = self.memory.fill(&page.alone(), compare).is_ok();
         if passes {
             self.suspected.remove(page);
         } else {
-            self.suspected.insert(page..page + 1);
+            self.suspected.insert(page.alone());
         }
     }
 
@@ -154,7 +153,7 @@ impl Receiver {
                 f(bytes);
                 Ok::<_, std::convert::Infallible>(())
             };
-            let Ok(()) = memory.fill(&(page..page + 1), fill);
+            let Ok(()) = memory.fill(&page.alone(), fill);
         };
         if kind == Kind::Packed {
             let contents = self.packer.contents(&self.payload, pages.len()).map_err(malformed)?;
@@ -170,7 +169,7 @@ impl Receiver {
             }
         }
         for (page, check) in pages.iter().zip(checks) {
-            self.written.insert(*page..page + 1);
+            self.written.insert(page.alone());
             self.judge(*page, check);
         }
         Ok(())
@@ -178,7 +177,7 @@ impl Receiver {
 
     /// Counts the group's pages, if they are all inside memory and in this stream's shard.
     fn place(&mut self, group: Group, frame: PageFrame) -> Result<(), Error> {
-        if group.last() >= self.memory.pages() {
+        if group.last().0 >= self.memory.pages() {
             return Err(unexpected(frame.kind(), "pages beyond the end of memory"));
         }
         // A group lies in one chunk, and so in one shard.

@@ -18,7 +18,7 @@ use crate::codec::{Checks, Delta, Encoding, UNCHECKED, check};
 use crate::guest::MemoryView;
 use crate::link::channel::Channel;
 use crate::link::pacer::Pacer;
-use crate::memory::{GROUP_PAGES, Group, PAGE_BYTES, PageNumber};
+use crate::memory::{GROUP_PAGES, Group, PAGE_BYTES, PageNumber, PageRange};
 use crate::proto::StunNumber;
 use crate::proto::header::HEADER_BYTES;
 use crate::proto::page_frame::PageFrame;
@@ -73,7 +73,7 @@ fn add(counter: &AtomicU64, value: u64) {
 }
 
 /// Where pages lie in the copy of the group at `first`.
-fn place(first: PageNumber, pages: &Range<PageNumber>) -> Range<usize> {
+fn place(first: PageNumber, pages: &PageRange) -> Range<usize> {
     (pages.start - first) as usize * PAGE..(pages.end - first) as usize * PAGE
 }
 
@@ -230,7 +230,7 @@ impl Sender {
                 Checks::On if known != UNCHECKED => known,
                 Checks::On => {
                     let scratch = &mut self.copy[..PAGE];
-                    self.wiring.memory.copy_out(&(page..page + 1), scratch);
+                    self.wiring.memory.copy_out(&page.alone(), scratch);
                     check(page, scratch)
                 }
             };
@@ -240,8 +240,8 @@ impl Sender {
         let bytes = HEADER_BYTES + frame.payload_bytes();
         self.admit(bytes);
         let Wiring { channel, memory, tag, counters, .. } = &self.wiring;
-        let runs: Vec<_> = group.runs().collect();
-        channel.write_memory([&self.small, &frame.encode(*tag), &self.payload], memory, &runs)?;
+        let pages: Vec<_> = group.runs().map(|run| memory.stretch(&run)).collect();
+        channel.write_memory([&self.small, &frame.encode(*tag), &self.payload], &pages)?;
         self.small.clear();
         add(&counters.whole, group.count());
         Ok(bytes as u64)
@@ -254,7 +254,7 @@ impl Sender {
     }
 
     fn copied(&self, first: PageNumber, page: PageNumber) -> &[u8] {
-        &self.copy[place(first, &(page..page + 1))]
+        &self.copy[place(first, &page.alone())]
     }
 
     /// The pages that must be sent whole, and of those that need only some lines the masks of their
@@ -268,7 +268,7 @@ impl Sender {
         let Some(signatures) = &mut self.signatures else { return (Some(group), Vec::new()) };
         let (mut whole, mut deltas) = (group.mask(), Vec::new());
         for page in group.pages() {
-            let contents = &self.copy[place(group.first(), &(page..page + 1))];
+            let contents = &self.copy[place(group.first(), &page.alone())];
             let Some(changed) = signatures.exchange(page, contents) else { continue };
             spent.compared += 1;
             if changed.count_ones() <= LINES_MAX {
@@ -302,7 +302,7 @@ impl Sender {
             self.plain.extend(changed.to_le_bytes());
         }
         for (page, changed) in deltas {
-            let contents = &self.copy[place(group.first(), &(*page..page + 1))];
+            let contents = &self.copy[place(group.first(), &page.alone())];
             take_lines(contents, *changed, &mut self.plain);
         }
         self.block(group, method);

@@ -20,6 +20,7 @@ use migrate_core::guest::{
 };
 use migrate_core::link::LinkSettings;
 use migrate_core::link::endpoint::Endpoint;
+use migrate_core::memory::{PageNumber, PageRange};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::proto::Epoch;
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
@@ -157,16 +158,14 @@ impl<T: FnMut(u64, &mut migrate_core::memory::Bitmap) + Send> DirtyTracker for T
     }
     fn harvest(
         &mut self,
-        range: std::ops::Range<u64>,
+        range: PageRange,
         into: &mut migrate_core::memory::Bitmap,
     ) -> Result<u64, GuestError> {
         let mut new = migrate_core::memory::Bitmap::empty(into.pages());
         self.inner.harvest(range, &mut new)?;
         self.harvests += 1;
         (self.tamper)(self.harvests, &mut new);
-        for run in new.runs(0..new.pages()) {
-            into.insert(run);
-        }
+        into.add(&new);
         Ok(new.count())
     }
 }
@@ -234,7 +233,7 @@ pub struct MemoryWords(pub MemoryView);
 impl MemoryWords {
     pub fn page(&self, page: u64) -> Vec<u8> {
         let mut bytes = vec![0; 4096];
-        self.0.copy_out(&(page..page + 1), &mut bytes);
+        self.0.copy_out(&PageNumber(page).alone(), &mut bytes);
         bytes
     }
     pub fn put(&self, page: u64, bytes: &[u8]) {
@@ -242,7 +241,7 @@ impl MemoryWords {
             memory.copy_from_slice(bytes);
             Ok::<_, ()>(())
         };
-        self.0.fill(&(page..page + 1), put).unwrap();
+        self.0.fill(&PageNumber(page).alone(), put).unwrap();
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::guest::{DirtyTracker, Guest, Shadow, ShadowFactory, Work};
-use migrate_core::memory::Bitmap;
+use migrate_core::memory::{Bitmap, all};
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 
@@ -48,7 +48,7 @@ fn harvest() -> anyhow::Result<Row> {
     guest.pause()?;
     let mut dirty = Bitmap::empty(pages);
     let start = Instant::now();
-    let found = tracker.harvest(0..pages, &mut dirty)?;
+    let found = tracker.harvest(all(pages), &mut dirty)?;
     let ms = start.elapsed().as_secs_f64() * 1e3;
     anyhow::ensure!(found >= pages / 100, "only {found} pages were found");
     Ok(row(
@@ -74,7 +74,7 @@ fn state() -> anyhow::Result<Row> {
         guest.pause()?;
         // Memory is the network's affair.
         let (from, to) = (guest.memory(), shadow.memory());
-        let all = 0..from.pages();
+        let all = all(from.pages());
         to.fill(&all, |bytes| {
             from.copy_out(&all, bytes);
             Ok::<_, std::convert::Infallible>(())

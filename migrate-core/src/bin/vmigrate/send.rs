@@ -18,7 +18,7 @@ use migrate_core::link::LinkSettings;
 use migrate_core::link::address::HostPort;
 use migrate_core::link::congestion::Congestion;
 use migrate_core::link::tls::Side;
-use migrate_core::memory::PAGE_BYTES;
+use migrate_core::memory::{PAGE_BYTES, all, each};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::proto::hello::MigrationId;
 use migrate_core::proto::{EARLIER_MAX, Epoch};
@@ -435,7 +435,7 @@ fn optimality(
         return None;
     }
     let memory = guest.memory();
-    let pages = (0..memory.pages()).filter(|page| !memory.is_zero(*page)).count() as u64;
+    let pages = each(all(memory.pages())).filter(|page| !memory.is_zero(*page)).count() as u64;
     let done = (report.page_bytes, report.migration_ms, report.downtime.total_ms);
     // Older writes cannot matter: all of memory could have been sent since.
     let horizon = (memory.pages() * PAGE_BYTES) as f64 / bandwidth;

@@ -17,7 +17,7 @@ use workload::region::Region;
 
 use super::sys::{self, Logging, SLOT};
 use crate::guest::{DirtyTracker, GuestError};
-use crate::memory::{Bitmap, Group, PageNumber};
+use crate::memory::{Bitmap, Group, PageNumber, PageRange};
 
 /// Pages that are protected before the log is told to protect nothing by itself.
 const MODE: u32 = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
@@ -78,20 +78,20 @@ impl DirtyTracker for DirtyLog {
         Ok(())
     }
 
-    fn harvest(&mut self, range: Range<PageNumber>, into: &mut Bitmap) -> Result<u64, GuestError> {
+    fn harvest(&mut self, range: PageRange, into: &mut Bitmap) -> Result<u64, GuestError> {
         let failed = |e| GuestError::new("read KVM's dirty log", e);
         if range.is_empty() {
             return Ok(0);
         }
         let log = self.read().map_err(failed)?;
-        let words = (range.start / 64) as usize..range.end.div_ceil(64) as usize;
+        let words = (range.start.0 / 64) as usize..range.end.0.div_ceil(64) as usize;
         let mut seen = log[words.clone()].to_vec();
         // Pages outside of the range keep their bits.
         if let Some(first) = seen.first_mut() {
-            *first &= u64::MAX << (range.start % 64);
+            *first &= u64::MAX << (range.start.0 % 64);
         }
-        if let Some(last) = seen.last_mut().filter(|_| !range.end.is_multiple_of(64)) {
-            *last &= u64::MAX >> (64 - range.end % 64);
+        if let Some(last) = seen.last_mut().filter(|_| !range.end.0.is_multiple_of(64)) {
+            *last &= u64::MAX >> (64 - range.end.0 % 64);
         }
         if seen.iter().all(|word| *word == 0) {
             return Ok(0);
@@ -99,7 +99,7 @@ impl DirtyTracker for DirtyLog {
         self.clear(words.clone(), &seen).map_err(failed)?;
         let mut pages = 0;
         for (word, first) in seen.iter().zip((words.start as u64 * 64..).step_by(64)) {
-            for run in Group::new(first, *word).into_iter().flat_map(Group::runs) {
+            for run in Group::new(PageNumber(first), *word).into_iter().flat_map(Group::runs) {
                 pages += run.end - run.start;
                 into.insert(run);
             }

@@ -13,13 +13,12 @@
 
 use std::cell::Cell;
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::Mechanism;
 use super::view::MemoryView;
-use crate::memory::{PAGE_BYTES, PageNumber};
+use crate::memory::{PAGE_BYTES, PageNumber, PageRange, all};
 
 /// Memories that can be tracked at the same time in one process.
 const TRACKED_MAX: usize = 16;
@@ -61,7 +60,7 @@ impl FaultTracking {
         install_handler()?;
         static REGISTER: Mutex<()> = Mutex::new(());
         let _one_at_a_time = REGISTER.lock().map_err(|_| io::Error::other("poisoned"))?;
-        let (start, bytes) = memory.raw(&(0..memory.pages()));
+        let (start, bytes) = memory.raw(&all(memory.pages()));
         let slot = TRACKED
             .iter()
             .position(|slot| slot.load(Ordering::Acquire).is_null())
@@ -76,7 +75,7 @@ impl FaultTracking {
         Ok(Self { memory, slot, tracked })
     }
 
-    fn protect(&self, range: Range<PageNumber>, prot: libc::c_int) -> io::Result<()> {
+    fn protect(&self, range: PageRange, prot: libc::c_int) -> io::Result<()> {
         let (start, bytes) = self.memory.raw(&range);
         // SAFETY: changes the protection of our own mapping; writers that fault on it are resumed
         // by the handler installed before.
@@ -92,24 +91,20 @@ impl Mechanism for FaultTracking {
 
     fn protect_all(&mut self) -> io::Result<()> {
         self.tracked.bits.iter().for_each(|b| b.store(0, Ordering::Relaxed));
-        self.protect(0..self.memory.pages(), libc::PROT_READ)
+        self.protect(all(self.memory.pages()), libc::PROT_READ)
     }
 
-    fn scan(
-        &self,
-        range: Range<PageNumber>,
-        mut written: impl FnMut(Range<PageNumber>),
-    ) -> io::Result<()> {
-        let mut page = range.start;
-        while page < range.end {
+    fn scan(&self, range: PageRange, mut written: impl FnMut(PageRange)) -> io::Result<()> {
+        let (mut page, end) = (range.start.0, range.end.0);
+        while page < end {
             let (word, bit) = ((page / 64) as usize, page % 64);
-            let count = (64 - bit).min(range.end - page);
+            let count = (64 - bit).min(end - page);
             let mask = (u64::MAX >> (64 - count)) << bit;
             let mut dirty = self.tracked.bits[word].fetch_and(!mask, Ordering::AcqRel) & mask;
             while dirty != 0 {
                 let first = dirty.trailing_zeros();
                 let length = (dirty >> first).trailing_ones();
-                let start = word as u64 * 64 + u64::from(first);
+                let start = PageNumber(word as u64 * 64 + u64::from(first));
                 let run = start..start + u64::from(length);
                 self.protect(run.clone(), libc::PROT_READ)?;
                 written(run);
@@ -124,7 +119,7 @@ impl Mechanism for FaultTracking {
 impl Drop for FaultTracking {
     fn drop(&mut self) {
         // Writable first, so that no fault comes once the handler does not know the memory.
-        let _ = self.protect(0..self.memory.pages(), libc::PROT_READ | libc::PROT_WRITE);
+        let _ = self.protect(all(self.memory.pages()), libc::PROT_READ | libc::PROT_WRITE);
         // Counted before it is forgotten: who finds nobody to ask finds the new count.
         UNTRACKED.fetch_add(1, Ordering::AcqRel);
         TRACKED[self.slot].store(std::ptr::null_mut(), Ordering::Release);
@@ -227,6 +222,7 @@ const SEGV_ACCERR: libc::c_int = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::each;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
@@ -249,7 +245,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        (0..64).for_each(|page| memory.zero(&(page..page + 1)));
+                        each(all(64)).for_each(|page| memory.zero(&page.alone()));
                     }
                 });
             }
@@ -261,10 +257,10 @@ mod tests {
         });
         let mut tracking = FaultTracking::register(memory.clone()).unwrap();
         tracking.protect_all().unwrap();
-        memory.zero(&(7..8));
+        memory.zero(&PageNumber(7).alone());
         let mut found = Vec::new();
-        tracking.scan(0..64, |run| found.extend(run)).unwrap();
-        assert_eq!(found, [7]);
+        tracking.scan(all(64), |run| found.extend(each(run))).unwrap();
+        assert_eq!(found, [PageNumber(7)]);
     }
 
     /// In a child, which must die of it.
@@ -272,7 +268,7 @@ mod tests {
     fn a_genuine_crash_still_ends_the_process() {
         let (tracked, victim) = (memory(1), memory(1));
         drop(FaultTracking::register(tracked).unwrap());
-        let (address, bytes) = victim.raw(&(0..1));
+        let (address, bytes) = victim.raw(&all(1));
         // SAFETY: the child does system calls and one write only, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {

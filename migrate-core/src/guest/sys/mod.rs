@@ -1,9 +1,8 @@
 //! The kernel interfaces behind guests and trackers; the only unsafe code on this side.
 
 use std::io;
-use std::ops::Range;
 
-use crate::memory::PageNumber;
+use crate::memory::PageRange;
 
 pub(crate) mod fault;
 pub(crate) mod uffd;
@@ -19,9 +18,5 @@ pub(crate) trait Mechanism: Send + Sync {
 
     /// Tells `written` the runs of pages of `range` written since protected, protecting them again.
     /// Ranges that do not overlap may be scanned at the same time.
-    fn scan(
-        &self,
-        range: Range<PageNumber>,
-        written: impl FnMut(Range<PageNumber>),
-    ) -> io::Result<()>;
+    fn scan(&self, range: PageRange, written: impl FnMut(PageRange)) -> io::Result<()>;
 }

@@ -1,11 +1,10 @@
 //! userfaultfd write protection of guest memory; the interface itself is the `pagemap` crate's.
 
 use std::io;
-use std::ops::Range;
 
 use super::Mechanism;
 use super::view::MemoryView;
-use crate::memory::PageNumber;
+use crate::memory::{PageNumber, PageRange, all};
 
 /// A memory under asynchronous write protection.
 #[derive(Debug)]
@@ -18,7 +17,7 @@ pub(crate) struct WriteProtection {
 impl WriteProtection {
     /// Registers the memory; fails where the kernel lacks any part of the interface.
     pub(crate) fn register(memory: MemoryView) -> io::Result<Self> {
-        let (base, bytes) = memory.raw(&(0..memory.pages()));
+        let (base, bytes) = memory.raw(&all(memory.pages()));
         // SAFETY: the view keeps its mapping for as long as it lives, which is longer than the
         // tracker.
         let tracker = unsafe { pagemap::WriteTracker::register(base, bytes)? };
@@ -33,12 +32,9 @@ impl Mechanism for WriteProtection {
         self.tracker.protect_all()
     }
 
-    fn scan(
-        &self,
-        range: Range<PageNumber>,
-        written: impl FnMut(Range<PageNumber>),
-    ) -> io::Result<()> {
-        debug_assert!(range.end <= self.memory.pages(), "a range of the memory");
-        self.tracker.harvest(range, written)
+    fn scan(&self, range: PageRange, mut written: impl FnMut(PageRange)) -> io::Result<()> {
+        debug_assert!(range.end.0 <= self.memory.pages(), "a range of the memory");
+        let pages = |run: std::ops::Range<u64>| written(PageNumber(run.start)..PageNumber(run.end));
+        self.tracker.harvest(range.start.0..range.end.0, pages)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io;
-use std::ops::Range;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::guest::{Work, threads};
-use crate::memory::{Bitmap, PAGE_BYTES, PageNumber};
+use crate::memory::{Bitmap, PAGE_BYTES, PageNumber, PageRange, all, each};
 
 /// Pages (64 MiB) that are made at a time: between two pieces it is seen whether they are wanted.
 const POPULATED_PAGES: u64 = 1 << 14;
@@ -83,7 +83,7 @@ impl MemoryView {
                 Err(e) => return Err(e.into()),
             };
             let end = seek(file, SeekFrom::Hole(start))?;
-            let page = |offset: u64| (offset / PAGE_BYTES).min(self.pages);
+            let page = |offset: u64| PageNumber((offset / PAGE_BYTES).min(self.pages));
             present.insert(page(start)..page(end.next_multiple_of(PAGE_BYTES)));
             offset = end;
         }
@@ -94,23 +94,33 @@ impl MemoryView {
     ///
     /// # Panics
     /// The range is not inside.
-    pub fn raw(&self, range: &Range<PageNumber>) -> (*mut u8, usize) {
-        assert!(range.start <= range.end && range.end <= self.pages, "{range:?} of {}", self.pages);
+    pub fn raw(&self, range: &PageRange) -> (*mut u8, usize) {
+        assert!(
+            range.start <= range.end && range.end.0 <= self.pages,
+            "{range:?} of {}",
+            self.pages
+        );
         // SAFETY: inside the view, as just checked.
-        let start = unsafe { self.base.add((range.start * PAGE_BYTES) as usize) };
+        let start = unsafe { self.base.add(range.start.offset() as usize) };
         (start, ((range.end - range.start) * PAGE_BYTES) as usize)
     }
 
-    fn words(&self, range: &Range<PageNumber>) -> &[AtomicU64] {
+    /// The bytes of `range`, for whoever moves bytes and knows no pages.
+    ///
+    /// # Panics
+    /// The range is not inside.
+    pub fn stretch(&self, range: &PageRange) -> Stretch<'_> {
         let (start, bytes) = self.raw(range);
-        // SAFETY: valid, page-aligned memory (see `raw`); atomics may race with any other atomic,
-        // and the guest's own writes come from other programs' or VMs' instructions.
-        unsafe { std::slice::from_raw_parts(start.cast(), bytes / 8) }
+        Stretch { start, bytes, _memory: PhantomData }
+    }
+
+    fn words(&self, range: &PageRange) -> &[AtomicU64] {
+        self.stretch(range).words()
     }
 
     /// Whether a page reads as all zero. If the guest writes meanwhile its page is dirty again.
     pub fn is_zero(&self, page: PageNumber) -> bool {
-        let lines = self.words(&(page..page + 1)).chunks_exact(8);
+        let lines = self.words(&page.alone()).chunks_exact(8);
         // A line at a time: a branch for each word would be slower than memory.
         let any =
             |line: &[AtomicU64]| line.iter().fold(0, |any, w| any | w.load(Ordering::Relaxed));
@@ -118,7 +128,7 @@ impl MemoryView {
     }
 
     /// Copies pages out, as they are word by word.
-    pub fn copy_out(&self, range: &Range<PageNumber>, into: &mut [u8]) {
+    pub fn copy_out(&self, range: &PageRange, into: &mut [u8]) {
         copy_words(self.words(range), into);
     }
 
@@ -128,17 +138,14 @@ impl MemoryView {
     /// What `fill` returns.
     pub fn fill<E>(
         &self,
-        range: &Range<PageNumber>,
+        range: &PageRange,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (start, bytes) = self.raw(range);
-        // SAFETY: valid memory (see `raw`). The engine writes a shadow's page from the one stream
-        // that carries it, and nothing runs in a shadow yet, so no other reference is in use.
-        fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) })
+        self.stretch(range).fill(fill)
     }
 
     /// Zeroes pages of a shadow.
-    pub fn zero(&self, range: &Range<PageNumber>) {
+    pub fn zero(&self, range: &PageRange) {
         for word in self.words(range) {
             word.store(0, Ordering::Relaxed);
         }
@@ -153,16 +160,17 @@ impl MemoryView {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let step = self.pages.div_ceil(threads).max(1);
         let populated = AtomicU64::new(0);
-        let starts = (0..self.pages).step_by(step as usize);
-        let parts = starts.map(|start| start..(start + step).min(self.pages)).collect();
-        let part = |range: Range<PageNumber>| {
-            for start in range.clone().step_by(POPULATED_PAGES as usize) {
+        let end = PageNumber(self.pages);
+        let starts = each(all(self.pages)).step_by(step as usize);
+        let parts = starts.map(|start| start..(start + step).min(end)).collect();
+        let part = |range: PageRange| {
+            for start in each(range.clone()).step_by(POPULATED_PAGES as usize) {
                 if work.cancelled() {
                     return Err(io::Error::other("called off"));
                 }
                 let end = (start + POPULATED_PAGES).min(range.end);
                 self.populate_part(start..end)?;
-                let done = populated.fetch_add(end - start, Ordering::Relaxed) + end - start;
+                let done = populated.fetch_add(end - start, Ordering::Relaxed) + (end - start);
                 work.advance(done, self.pages);
             }
             Ok(())
@@ -170,7 +178,7 @@ impl MemoryView {
         threads::map(parts, part).into_iter().collect()
     }
 
-    fn populate_part(&self, range: Range<PageNumber>) -> io::Result<()> {
+    fn populate_part(&self, range: PageRange) -> io::Result<()> {
         let (start, bytes) = self.raw(&range);
         // SAFETY: advice on our own mapping changes no contents. Where the system has no huge
         // pages to give for such memory, small ones do.
@@ -184,10 +192,53 @@ impl MemoryView {
                 e => return Err(e),
             },
         }
-        for page in range {
-            self.words(&(page..page + 1))[0].fetch_or(0, Ordering::Relaxed);
+        for page in each(range) {
+            self.words(&page.alone())[0].fetch_or(0, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Bytes of guest memory that follow one another, whole pages of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    start: *mut u8,
+    bytes: usize,
+    _memory: PhantomData<&'a MemoryView>,
+}
+
+impl<'a> Stretch<'a> {
+    /// Its first byte and its length, for system calls.
+    pub fn raw(self) -> (*mut u8, usize) {
+        (self.start, self.bytes)
+    }
+
+    fn words(self) -> &'a [AtomicU64] {
+        // SAFETY: valid, page-aligned memory (see `MemoryView::raw`); atomics may race with any other
+        // atomic, and the guest's own writes come from other programs' or VMs' instructions.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / 8) }
+    }
+
+    /// Gives its contents a page at a time, as they are word by word.
+    ///
+    /// # Errors
+    /// What `take` returns.
+    pub fn each_page<E>(self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut copy = [0; PAGE_BYTES as usize];
+        self.words().chunks_exact(copy.len() / 8).try_for_each(|words| {
+            copy_words(words, &mut copy);
+            take(&copy)
+        })
+    }
+
+    /// Lets `fill` write all of it, for a memory that nobody else writes: a shadow's.
+    ///
+    /// # Errors
+    /// What `fill` returns.
+    pub fn fill<E>(self, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+        // SAFETY: valid memory (see `MemoryView::raw`). The engine writes a shadow's page from the one
+        // stream that carries it, and nothing runs in a shadow yet, so no other reference is in use.
+        fill(unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) })
     }
 }
 
@@ -236,6 +287,6 @@ mod tests {
         let view = unsafe { MemoryView::new(std::ptr::null_mut(), pages, file.clone()) };
         assert_eq!(view.present().unwrap(), Bitmap::full(pages), "nothing is known without a file");
         let present = view.backed_by(file).present().unwrap();
-        assert_eq!(present.runs(0..pages).collect::<Vec<_>>(), [0..1, 7..9, 299..300]);
+        assert_eq!(present.iter().collect::<Vec<_>>(), [0, 7, 8, 299].map(PageNumber));
     }
 }
