@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{PolicyKind, Stun};
 
 /// Version of every type of this module.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One round of pre-copy.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,8 +23,9 @@ pub struct RoundReport {
     pub sent_pages: u64,
     /// Pages that were zero and sent as such.
     pub zero_pages: u64,
-    /// Distinct pages written meanwhile: owed at its end.
-    pub dirtied_pages: u64,
+    /// Pages owed at its end: after a round those written meanwhile, after a sweep also those that
+    /// it passed over.
+    pub owed_pages: u64,
     /// Page data sent per second.
     pub send_rate: f64,
     /// Page data dirtied per second, harvest by harvest.
@@ -201,8 +202,8 @@ impl MigrationReport {
             return (sent > 0.0).then(|| sum(|r| r.dirty_rate) / sent);
         }
         let sent: u64 = held().map(|r| r.sent_pages).sum();
-        let dirtied: u64 = held().map(|r| r.dirtied_pages).sum();
-        (sent > 0).then(|| dirtied as f64 / sent as f64)
+        let owed: u64 = held().map(|r| r.owed_pages).sum();
+        (sent > 0).then(|| owed as f64 / sent as f64)
     }
 
     /// Time that a vCPU was kept from running, on average, in milliseconds: held by the throttle,

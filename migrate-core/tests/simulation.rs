@@ -7,9 +7,22 @@ use std::time::{Duration, Instant};
 
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::{Fit, PolicyKind, Settings};
-use migrate_core::sim::{End, ModelGuest, ModelLink, Outcome, Writes, run};
+use migrate_core::predict::model::{
+    End, ModelGuest, ModelHost, ModelLink, Outcome, Scenario, Writes,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+fn run(
+    guest: ModelGuest,
+    link: ModelLink,
+    policy: PolicyKind,
+    settings: Settings,
+    seed: u64,
+) -> Outcome {
+    let scenario = Scenario { guest, host: ModelHost::default(), link };
+    migrate_core::predict::model::run(scenario, policy, settings, seed)
+}
 
 #[test]
 fn a_thousand_random_migrations_end_in_a_named_way() {
@@ -100,33 +113,64 @@ fn twice_the_links_dirty_rate_stalls_precopy_and_not_vmotion() {
     assert!(matches!(end(PolicyKind::AutoConverge), End::Done { .. }));
 }
 
-/// A tenth of memory is written, here and there, by `adaptive`'s guest; the goal is 40 ms.
-fn a_tenth_is_hot(r: f64) -> (Outcome, f64, Duration) {
+/// A tenth of memory is written, here and there, by `adaptive`'s guest; the goal is 40 ms. How it
+/// ended, how long it was held and how long it stood still.
+fn a_tenth_is_hot(r: f64, seed: u64) -> (Outcome, Duration, Duration) {
     let goal = Duration::from_millis(40);
     let pages_per_s = r * 125e6 / PAGE_BYTES as f64;
     let guest = ModelGuest { pages: 1 << 16, writable: 6554, pages_per_s, writes: Writes::Uniform };
     let link = ModelLink { bytes_per_s: 125e6, jitter: 0.02 };
     let settings = Settings { goal, ..Settings::default() };
-    (run(guest, link, PolicyKind::Adaptive, settings, 1), pages_per_s, goal)
+    let outcome = run(guest, link, PolicyKind::Adaptive, settings, seed);
+    let End::Done { downtime, .. } = outcome.end else { panic!("{:?}", outcome.end) };
+    let held = Duration::from_secs_f64(outcome.lost_pages / pages_per_s);
+    (outcome, held, downtime)
 }
 
 /// Where waiting costs much the guest is held at the end; that and the stun together cost it less
-/// than the stun alone would have where the throttle began.
+/// than the stun alone would have where the throttle began. Without it this guest takes 1.17 times
+/// its memory, and a stun of 31 ms.
 #[test]
 fn the_last_stretch_costs_the_guest_less_than_a_stun_at_its_beginning() {
-    let (outcome, pages_per_s, goal) = a_tenth_is_hot(0.95);
-    let End::Done { downtime, .. } = outcome.end else { panic!("{:?}", outcome.end) };
-    let held_s = outcome.lost_pages / pages_per_s;
-    assert!(held_s > 0.0, "it was held");
-    assert!(held_s + downtime.as_secs_f64() < 3.0 * goal.as_secs_f64(), "{held_s} {downtime:?}");
-    // Without it this guest takes 1.17 times its memory, and a stun of 31 ms.
-    assert!(outcome.sent_pages < (1 << 16) * 116 / 100, "{}", outcome.sent_pages);
-    assert!(downtime < Duration::from_millis(25), "{downtime:?}");
+    for seed in 1..=8 {
+        // Here waiting for less is worth as much as it costs: either is right, and neither dear.
+        let (outcome, held, downtime) = a_tenth_is_hot(0.95, seed);
+        assert!(held > Duration::ZERO, "seed {seed}: it was held");
+        assert!(held + downtime < Duration::from_millis(50), "seed {seed}: {held:?} {downtime:?}");
+        assert!(outcome.sent_pages < (1 << 16) * 116 / 100, "{}", outcome.sent_pages);
+        // And here it is worth more.
+        let (_, held, downtime) = a_tenth_is_hot(1.1, seed);
+        assert!(downtime < Duration::from_millis(10), "seed {seed}: {downtime:?}");
+        assert!(held + downtime < Duration::from_millis(80), "seed {seed}: {held:?} {downtime:?}");
+    }
 }
 
 #[test]
 fn a_guest_whose_rest_shrinks_by_itself_is_not_held() {
-    let (outcome, ..) = a_tenth_is_hot(0.4);
-    assert!(matches!(outcome.end, End::Done { .. }));
-    assert_eq!(outcome.lost_pages, 0.0);
+    assert_eq!(a_tenth_is_hot(0.4, 1).0.lost_pages, 0.0);
+}
+
+/// A terabyte, of which each page of the model stands for 256, and a gigabyte with the same numbers
+/// beside it: the same times to a few parts in a hundred.
+#[test]
+fn a_page_of_the_model_may_stand_for_many() {
+    let times = |scale: u64| {
+        let pages = (1 << 18) * scale;
+        let slow = 125e6 * scale as f64;
+        let guest = ModelGuest {
+            pages,
+            writable: pages,
+            pages_per_s: 0.9 * slow / PAGE_BYTES as f64,
+            writes: Writes::Stream,
+        };
+        let goal = Duration::from_millis(39);
+        let settings = Settings { goal, beta: 0.914, ..Settings::default() };
+        let link = ModelLink { bytes_per_s: slow, jitter: 0.0 };
+        let outcome = run(guest, link, PolicyKind::Vmotion, settings, 1);
+        assert!(matches!(outcome.end, End::Done { .. }), "{:?}", outcome.end);
+        (outcome.total.as_secs_f64(), outcome.sent_pages as f64 / pages as f64)
+    };
+    let ((small_s, small), (large_s, large)) = (times(1), times(1024));
+    assert!((large_s / small_s - 1.0).abs() < 0.03, "{small_s} s and {large_s} s");
+    assert!((large / small - 1.0).abs() < 0.03, "{small} and {large} times memory");
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use migrate_core::memory::{PAGE_BYTES, PageNumber};
 use migrate_core::policy::{PolicyKind, Settings};
-use migrate_core::sim::{End, ModelGuest, ModelLink, Outcome, Writes, run_writing};
+use migrate_core::predict::model::{
+    End, ModelGuest, ModelHost, ModelLink, Outcome, Scenario, Writes, run_writing,
+};
 use rayon::prelude::*;
 use workload::exit;
 use workload::pattern::Access;
@@ -173,12 +175,13 @@ fn workload(pattern: &str, scale: u64) -> anyhow::Result<Workload> {
 }
 
 fn simulate(workload: &Workload, policy: PolicyKind, r: f64, scale: u64) -> Cell {
-    let pages = workload.spec().memory.0 / PAGE_BYTES;
-    let bytes_per_s = BYTES_PER_S / scale as f64;
-    let pages_per_s = r * bytes_per_s / PAGE_BYTES as f64;
+    let whole = MEMORY / PAGE_BYTES;
+    let pages_per_s = r * BYTES_PER_S / PAGE_BYTES as f64;
     // Which writes is the workload's; the model's own kinds are not asked.
-    let guest = ModelGuest { pages, writable: pages, pages_per_s, writes: Writes::Stream };
-    let link = ModelLink { bytes_per_s, jitter: 0.02 };
+    let guest = ModelGuest { pages: whole, writable: whole, pages_per_s, writes: Writes::Stream };
+    let link = ModelLink { bytes_per_s: BYTES_PER_S, jitter: 0.02 };
+    let scenario = Scenario { guest, host: ModelHost::default(), link }.scaled(scale);
+    let (pages, pages_per_s) = (scenario.guest.pages, scenario.guest.pages_per_s);
     let settings = Settings { goal: GOAL, beta: BETA, rounds_max: 300, ..Settings::default() };
     let pattern = &workload.shares()[0].pattern;
     let mut k = 0;
@@ -189,7 +192,7 @@ fn simulate(workload: &Workload, policy: PolicyKind, r: f64, scale: u64) -> Cell
             return PageNumber(slot);
         }
     };
-    let outcome: Outcome = run_writing(guest, &mut write_next, link, policy, settings, 1);
+    let outcome: Outcome = run_writing(scenario, &mut write_next, policy, settings, 1);
     let unit = MEMORY as f64 / BYTES_PER_S;
     let downtime = match &outcome.end {
         End::Done { downtime, .. } => Some(*downtime),

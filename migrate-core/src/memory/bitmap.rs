@@ -90,6 +90,15 @@ impl Bitmap {
         Group::new(first, self.words[(first.0 / GROUP_PAGES) as usize])
     }
 
+    /// Takes out those of the 64 pages from `first` (a multiple of 64) on that are not in `but`; which
+    /// they were, if any.
+    pub fn take_group(&mut self, first: PageNumber, but: &Self) -> Option<Group> {
+        let index = (first.0 / GROUP_PAGES) as usize;
+        let taken = self.words[index] & !but.words[index];
+        self.words[index] &= !taken;
+        Group::new(first, taken)
+    }
+
     /// Hands the set over and leaves an empty one.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::empty(self.pages))

@@ -56,7 +56,7 @@ const STALLED_SWEEPS: [u32; 2] = [3, 40];
 const STALLED_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const ADVICE: &str = "use a faster link or a longer --downtime";
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Adaptive {
     settings: Settings,
     budget: Budget,
@@ -235,10 +235,6 @@ impl Adaptive {
 }
 
 impl Policy for Adaptive {
-    fn name(&self) -> &'static str {
-        "adaptive"
-    }
-
     fn set_goal(&mut self, goal: Duration) {
         self.settings.goal = goal;
     }

@@ -23,7 +23,7 @@ const INCREMENT_PERCENT: u32 = 10;
 const MAX_PERCENT: u32 = 99;
 const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtime";
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct AutoConverge {
     settings: Settings,
     budget: Budget,
@@ -84,10 +84,6 @@ impl AutoConverge {
 }
 
 impl Policy for AutoConverge {
-    fn name(&self) -> &'static str {
-        "auto-converge"
-    }
-
     fn set_goal(&mut self, goal: Duration) {
         self.settings.goal = goal;
     }

@@ -6,7 +6,7 @@ use super::{Event, Settings, Time};
 pub(super) const OVERRUNS_MAX: u32 = 3;
 
 /// What was spent of a migration's budgets.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Budget {
     settings: Settings,
     sent: u64,

@@ -15,7 +15,7 @@ const MEMORY_STEADY: Duration = Duration::from_millis(500);
 const MEMORY_FRESH: Duration = Duration::from_millis(80);
 
 /// Rates in bytes per second, once known.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Estimate {
     pending: Window,
     send: Option<f64>,

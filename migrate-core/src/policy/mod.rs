@@ -1,8 +1,8 @@
 //! What to send next, how hard to throttle, when to stun, when to give up.
 //!
 //! A policy is a pure state machine: `step(event, now) -> actions`. It reads no clock, no socket
-//! and no memory, so [`crate::sim`] drives the very same code on a virtual clock. Who drives it
-//! sends the pages, harvests the dirty bits, and tells it what happened.
+//! and no memory. Rounds, sweeps and windows are counted by [`crate::driver`], which tells it what
+//! happened, in an engine as in a model.
 
 mod adaptive;
 mod auto_converge;
@@ -156,9 +156,6 @@ impl std::fmt::Display for GiveUp {
 
 /// Decides how a migration goes.
 pub trait Policy: Send {
-    /// Name on the command line and in reports.
-    fn name(&self) -> &'static str;
-
     /// From now on a stun may take so long.
     fn set_goal(&mut self, goal: Duration);
 
@@ -193,14 +190,14 @@ impl PolicyKind {
     ];
 
     /// A fresh policy of this kind.
-    pub fn build(self, settings: Settings) -> Box<dyn Policy> {
-        match self {
-            Self::StopAndCopy => Box::new(stop_and_copy::StopAndCopy::new(settings)),
-            Self::Precopy => Box::new(precopy::Precopy::new(settings)),
-            Self::Adaptive => Box::new(adaptive::Adaptive::new(settings)),
-            Self::Vmotion => Box::new(vmotion::Vmotion::new(settings)),
-            Self::AutoConverge => Box::new(auto_converge::AutoConverge::new(settings)),
-        }
+    pub fn build(self, settings: Settings) -> Chosen {
+        Chosen(match self {
+            Self::StopAndCopy => Any::StopAndCopy(stop_and_copy::StopAndCopy::new(settings)),
+            Self::Precopy => Any::Precopy(precopy::Precopy::new(settings)),
+            Self::Adaptive => Any::Adaptive(adaptive::Adaptive::new(settings)),
+            Self::Vmotion => Any::Vmotion(vmotion::Vmotion::new(settings)),
+            Self::AutoConverge => Any::AutoConverge(auto_converge::AutoConverge::new(settings)),
+        })
     }
 
     /// The name on the command line.
@@ -215,6 +212,41 @@ impl PolicyKind {
     }
 }
 
+/// A policy of any kind, as a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen(Any);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Any {
+    StopAndCopy(stop_and_copy::StopAndCopy),
+    Precopy(precopy::Precopy),
+    Adaptive(adaptive::Adaptive),
+    Vmotion(vmotion::Vmotion),
+    AutoConverge(auto_converge::AutoConverge),
+}
+
+impl Chosen {
+    fn policy(&mut self) -> &mut dyn Policy {
+        match &mut self.0 {
+            Any::StopAndCopy(policy) => policy,
+            Any::Precopy(policy) => policy,
+            Any::Adaptive(policy) => policy,
+            Any::Vmotion(policy) => policy,
+            Any::AutoConverge(policy) => policy,
+        }
+    }
+}
+
+impl Policy for Chosen {
+    fn set_goal(&mut self, goal: Duration) {
+        self.policy().set_goal(goal);
+    }
+
+    fn step(&mut self, event: Event, now: Time) -> Vec<Action> {
+        self.policy().step(event, now)
+    }
+}
+
 impl std::str::FromStr for PolicyKind {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -225,33 +257,6 @@ impl std::str::FromStr for PolicyKind {
             },
         )
     }
-}
-
-/// Longest time between two harvests.
-pub const HARVEST_INTERVAL_MAX: Duration = Duration::from_millis(50);
-/// The same in a sweep, while the guest writes.
-const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(10);
-/// A guest that writes less than this share of what is sent need not be watched as closely.
-const IDLE_SHARE: f64 = 0.01;
-/// Shortest time between two harvests of a sweep, and the time to its first.
-pub const HARVEST_INTERVAL_MIN: Duration = Duration::from_millis(2);
-
-/// When a sweep harvests again: often enough that what is written between two harvests is little
-/// beside what is owed, or the rest could never fit a short goal.
-pub fn harvest_interval(pending_pages: u64, sent: &Window) -> Duration {
-    let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
-    let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
-    let idle = (sent.dirtied as f64) < IDLE_SHARE * sent.sent as f64;
-    let most = if idle { HARVEST_INTERVAL_MAX } else { SWEEP_INTERVAL_MAX };
-    rest.map_or(most, |rest| rest / 16).clamp(HARVEST_INTERVAL_MIN, most)
-}
-
-/// Whether a sweep passes over what was written since it began: not when what is owed is so
-/// little that what was passed over would be most of it.
-pub fn leaves_hot_pages(pending_pages: u64, sent: &Window) -> bool {
-    let rate = (sent.sent * PAGE_BYTES) as f64 / sent.elapsed.as_secs_f64().max(1e-9);
-    let rest = send_time(pending_pages, (rate > 0.0).then_some(rate));
-    rest.is_none_or(|rest| rest > HARVEST_INTERVAL_MAX)
 }
 
 /// Time to send `pages` at `bytes_per_s`; `None` while no rate is known.

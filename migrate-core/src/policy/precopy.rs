@@ -12,7 +12,7 @@ use super::{Action, Event, GiveUp, Policy, Settings, Time};
 const STALLED_ROUNDS: u32 = 4;
 const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtime";
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Precopy {
     settings: Settings,
     budget: Budget,
@@ -49,10 +49,6 @@ impl Precopy {
 }
 
 impl Policy for Precopy {
-    fn name(&self) -> &'static str {
-        "precopy"
-    }
-
     fn set_goal(&mut self, goal: Duration) {
         self.settings.goal = goal;
     }

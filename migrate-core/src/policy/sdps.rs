@@ -19,7 +19,7 @@ const CORRECTION_MAX: f64 = 0.2;
 const DEMAND_WEIGHT: f64 = 0.3;
 
 /// The controller; starts free.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sdps {
     beta: f64,
     run_share: f64,

@@ -4,7 +4,7 @@ use super::estimate::Estimate;
 use super::{Action, Fit, Round, Settings, Stun, send_time};
 
 /// Counts rounds that left no less to send than the best one before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stall {
     smallest: u64,
     pub(super) rounds: u32,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::budget::Budget;
 use super::{Action, Event, Fit, GiveUp, Policy, Settings, Stun, Time};
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct StopAndCopy {
     budget: Budget,
 }
@@ -17,10 +17,6 @@ impl StopAndCopy {
 }
 
 impl Policy for StopAndCopy {
-    fn name(&self) -> &'static str {
-        "stop-and-copy"
-    }
-
     fn set_goal(&mut self, goal: Duration) {
         // It stuns first, whatever that takes.
         let _ = goal;

@@ -16,7 +16,7 @@ use super::{Action, Event, GiveUp, Policy, Settings, Time, Window};
 const STALLED_ROUNDS: u32 = 20;
 const ADVICE: &str = "use a faster link, a lower --beta, or a longer --downtime";
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Vmotion {
     settings: Settings,
     budget: Budget,
@@ -67,10 +67,6 @@ impl Vmotion {
 }
 
 impl Policy for Vmotion {
-    fn name(&self) -> &'static str {
-        "vmotion"
-    }
-
     fn set_goal(&mut self, goal: Duration) {
         self.settings.goal = goal;
     }

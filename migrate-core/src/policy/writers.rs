@@ -14,7 +14,7 @@ const WEIGHT: f64 = 0.3;
 const WINDOW_MIN: Duration = Duration::from_millis(20);
 
 /// What each vCPU would write per second if it were not held, and how it is held.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Writers {
     demands: Vec<f64>,
     written: Vec<u64>,
@@ -31,6 +31,11 @@ impl Writers {
             elapsed: Duration::ZERO,
             held_shares: vec![0.0; vcpus],
         }
+    }
+
+    /// How many there are.
+    pub fn vcpus(&self) -> usize {
+        self.demands.len()
     }
 
     /// Takes in what each has written by now, `elapsed` after the last time.

@@ -10,13 +10,14 @@
 
 mod attendant;
 mod caller;
-mod copy;
+mod debt;
 mod first_look;
 pub(crate) mod notes;
 mod setup;
 mod shell;
 mod taken_up;
 mod withdrawal;
+mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -149,8 +150,8 @@ pub enum Progress {
         round: u32,
         /// Pages of this round still to be sent.
         remaining_pages: u64,
-        /// Pages written since the round began.
-        dirtied_pages: u64,
+        /// Pages owed beside them.
+        owed_pages: u64,
         /// Page data sent per second in the last window.
         send_rate: f64,
         /// Page data dirtied per second in the last window.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::caller::{Caller, told};
-use super::copy::HarvestCost;
+use super::debt::Debt;
 use super::notes::{NoteSignal, Notes};
 use super::withdrawal::Withdrawal;
 use super::{Migrated, NotMigrated, Observer, OverLimit, Progress, SourceSettings};
@@ -15,16 +15,15 @@ use crate::Error;
 use crate::clock::cpu_time;
 use crate::codec::looks::Looks;
 use crate::conductor::{Conductor, ProgressGauge};
+use crate::driver::{Driver, Event as DriverEvent};
 use crate::error::lost;
 use crate::guest::{DirtyTracker, Guest, GuestError};
 use crate::link::channel::Channel;
 use crate::link::pacer::Pacer;
-use crate::memory::{Bitmap, PAGE_BYTES};
+use crate::memory::PAGE_BYTES;
 use crate::operator::record::{Record, Says};
 use crate::operator::{Registration, StateDirectory};
-use crate::policy::heat::Heat;
-use crate::policy::writers::Writers;
-use crate::policy::{Event as PolicyEvent, Policy, Stun};
+use crate::policy::Stun;
 use crate::proto::StunNumber;
 use crate::proto::hello::MigrationId;
 use crate::proto::message::Setup;
@@ -33,7 +32,7 @@ use crate::session::record::SourceRecord;
 use crate::session::source::{Arrival, Event, Order, Settings, Source};
 use crate::session::{Failure, Word};
 use crate::wire::sender::Counters;
-use crate::wire::shards::{Done, Job, Sweep};
+use crate::wire::shards::{Done, Job};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(20);
@@ -48,7 +47,7 @@ pub(super) enum Signal {
 enum Handover {
     Done(Arrival),
     /// The guest runs on here; what the policy is told.
-    CalledOff(PolicyEvent),
+    CalledOff(DriverEvent),
 }
 
 pub(super) struct Attempt<'a> {
@@ -56,15 +55,12 @@ pub(super) struct Attempt<'a> {
     pub(super) tracker: &'a mut dyn DirtyTracker,
     pub(super) settings: &'a SourceSettings,
     pub(super) observer: &'a mut dyn Observer,
-    pub(super) policy: Box<dyn Policy>,
+    pub(super) driver: Driver,
     pub(super) id: MigrationId,
     pub(super) report: MigrationReport,
-    pub(super) owed: Bitmap,
+    pub(super) debt: Debt,
     /// What is known of pages that were not sent yet.
     pub(super) looks: Arc<Looks>,
-    pub(super) heat: Heat,
-    pub(super) harvest_cost: HarvestCost,
-    pub(super) writers: Writers,
     /// When the first page was sent; when the attempt began, before that.
     pub(super) first_page: Instant,
     pub(super) cpu_at_start: Duration,
@@ -154,23 +150,19 @@ impl<'a> Attempt<'a> {
             cpu_ms: 0.0,
             outcome: String::new(),
         };
-        let writers = Writers::new(guest.vcpus(), guest.written());
         let (to_main, signals) = mpsc::channel();
         let interrupts = observer.interrupts();
         let goal_us = settings.limits.goal.as_micros() as u64;
         Self {
-            writers,
-            policy: settings.policy.build(settings.limits),
+            driver: Driver::new(settings.policy.build(settings.limits), guest.vcpus()),
             guest,
             tracker,
             settings,
             observer,
             id,
             report,
-            owed: Bitmap::full(pages),
+            debt: Debt::of(pages),
             looks: Arc::new(Looks::none(0)),
-            heat: Heat::new(pages),
-            harvest_cost: HarvestCost::default(),
             first_page: Instant::now(),
             cpu_at_start: cpu_time(),
             counters: Arc::default(),
@@ -350,7 +342,7 @@ impl<'a> Attempt<'a> {
         if let Some(paused) = self.paused.take() {
             let took = ms(paused.elapsed());
             let at_ms = ms(paused.saturating_duration_since(self.first_page));
-            self.report.overruns.push(Overrun { at_ms, took_ms: took, pages: self.owed.count() });
+            self.report.overruns.push(Overrun { at_ms, took_ms: took, pages: self.debt.count() });
             self.report.downtime.total_ms = took;
             self.report.over_goal = took > self.report.downtime_goal_ms;
         }
@@ -380,10 +372,10 @@ impl<'a> Attempt<'a> {
         self.paused = Some(paused);
         self.guest.pause()?;
         let stopped = Instant::now();
-        let written = self.harvest()?;
-        self.owed.add(&written);
+        let (written, _) = self.harvest()?;
+        self.debt.add_rest(&written);
         let harvested = Instant::now();
-        let rest_pages = self.owed.count();
+        let rest_pages = self.debt.count();
         self.report.stun = Some(stun);
         self.observer.progress(Progress::Stun { pages: rest_pages });
 
@@ -480,8 +472,8 @@ impl<'a> Attempt<'a> {
     /// In debug builds a guest that dirties memory while it gives its state is found out.
     fn check_still(&mut self) -> Result<(), Error> {
         if cfg!(debug_assertions) {
-            let written = self.harvest()?;
-            if self.owed.add(&written) > 0 {
+            let (written, _) = self.harvest()?;
+            if self.debt.add_rest(&written) > 0 {
                 let why = "memory was written meanwhile; a device must not, see `Guest`";
                 return Err(GuestError::new("save device state", why).into());
             }
@@ -497,7 +489,7 @@ impl<'a> Attempt<'a> {
         links: &Links,
         deadline: Option<Instant>,
     ) -> Result<bool, Error> {
-        let rest = Arc::new(Sweep::over(&self.owed, &Bitmap::empty(self.owed.pages())));
+        let rest = self.debt.begin_rest();
         self.give(links, &Job::Sweep(rest.clone()));
         let doing = "sending the last pages";
         let mut busy = links.jobs.len();
@@ -509,22 +501,22 @@ impl<'a> Attempt<'a> {
         }
         let in_time = busy == 0 || deadline.is_none();
         self.await_all_shards(control, busy, doing)?;
-        self.owed = rest.owed.snapshot();
+        self.debt.settle();
         Ok(in_time)
     }
 
     /// The stun was called off, the guest runs on here: the policy hears of it.
     fn go_back(&mut self, paused: Instant, goal: Duration) -> Handover {
         self.paused = None;
-        let (took, pending) = (paused.elapsed(), self.owed.count());
+        let (took, owed, sent) = (paused.elapsed(), self.debt.count(), self.sent());
         let at_ms = ms(paused - self.first_page);
-        self.report.overruns.push(Overrun { at_ms, took_ms: ms(took), pages: pending });
+        self.report.overruns.push(Overrun { at_ms, took_ms: ms(took), pages: owed });
         self.explain(format!(
             "the stun was called off after {:.1} ms, {:.1} ms are allowed: copying goes on",
             ms(took),
             ms(goal)
         ));
-        Handover::CalledOff(PolicyEvent::Overran { took, pending })
+        Handover::CalledOff(DriverEvent::Overran { took, owed, sent })
     }
 
     pub(super) fn goal(&self) -> Duration {

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(crate) struct Sweep {
     /// Pages that are passed over: hot ones, and those written since the sweep began; left for the
     /// next one, or for the stun.
     pub(crate) recent: SharedBitmap,
+    /// Pages that streams took out of what is owed; some of them may not be sent yet.
+    pub(crate) taken: AtomicU64,
     /// Set to end the sweep where it is; what was not sent stays owed.
     pub(crate) halt: AtomicBool,
 }
@@ -45,8 +47,16 @@ impl Sweep {
         Self {
             owed: SharedBitmap::of(owed),
             recent: SharedBitmap::of(hot),
+            taken: AtomicU64::new(0),
             halt: AtomicBool::new(false),
         }
+    }
+
+    /// Takes out what is owed of a group, but for what is passed over.
+    pub(crate) fn take(&self, first: PageNumber) -> Option<Group> {
+        let group = self.owed.take_group(first, &self.recent)?;
+        self.taken.fetch_add(group.count(), Ordering::AcqRel);
+        Some(group)
     }
 }
 
@@ -91,7 +101,7 @@ impl Shard {
             Job::Sweep(sweep) => self.each_group(sweep.owed.pages(), |first| {
                 match sweep.halt.load(Ordering::Relaxed) {
                     true => Next::Halt,
-                    false => Next::of(sweep.owed.take_group(first, &sweep.recent)),
+                    false => Next::of(sweep.take(first)),
                 }
             }),
             Job::End(stun) => self.sender.end(stun),

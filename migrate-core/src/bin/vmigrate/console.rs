@@ -58,7 +58,7 @@ impl source::Observer for Console {
             source::Progress::Round {
                 round,
                 remaining_pages,
-                dirtied_pages,
+                owed_pages,
                 send_rate,
                 dirty_rate,
                 held_share,
@@ -83,9 +83,9 @@ impl source::Observer for Console {
                     None if self.shown.elapsed() > LINE_INTERVAL => {
                         self.shown = Instant::now();
                         let text = format!(
-                            "{} left, {} dirty, {} sent, {} dirtied, throttle {:.0} %",
+                            "{} left, {} owed, {} sent, {} dirtied, throttle {:.0} %",
                             Bytes(remaining_pages * PAGE_BYTES),
-                            Bytes(dirtied_pages * PAGE_BYTES),
+                            Bytes(owed_pages * PAGE_BYTES),
                             Rate(send_rate as u64),
                             Rate(dirty_rate as u64),
                             held_share * 100.0

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
-use migrate_core::bound::Optimality;
 use migrate_core::guest::stamped::cost::GuestCost;
 use migrate_core::guest::stamped::proof::{Proof, Scanned};
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::policy::PolicyKind;
+use migrate_core::predict::bound::Optimality;
 use migrate_core::report::MigrationReport;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, number};
 
 /// Version of the documents of this module.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = migrate_core::report::SCHEMA;
 /// Rounds shown as text; JSON has all.
 const ROUNDS_SHOWN: usize = 16;
 
@@ -311,7 +311,7 @@ fn print_rounds(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
     if m.rounds.is_empty() {
         return Ok(());
     }
-    writeln!(out, "  round        ms        sent     dirtied    sent/s  dirtied/s  throttle")?;
+    writeln!(out, "  round        ms        sent        owed    sent/s  dirtied/s  throttle")?;
     let hidden = m.rounds.len().saturating_sub(ROUNDS_SHOWN);
     for (i, r) in m.rounds.iter().enumerate() {
         // The first and the last ones; the middle of a long series says little.
@@ -327,7 +327,7 @@ fn print_rounds(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
             r.round,
             r.elapsed_ms,
             Bytes((r.sent_pages + r.zero_pages) * PAGE_BYTES),
-            Bytes(r.dirtied_pages * PAGE_BYTES),
+            Bytes(r.owed_pages * PAGE_BYTES),
             r.send_rate / 1e6,
             r.dirty_rate / 1e6,
             r.held_share * 100.0

@@ -71,12 +71,23 @@ impl Source {
                  there if it ran already",
             );
         }
+        // From here on the destination is told to refuse, and not to run it: a link that comes and
+        // goes would make Run good again each time.
+        self.wants_back = true;
         let void_at = self.run_said.map(|said| said.after(self.timeout * GUARD_TIMEOUTS));
         if let Some(void_at) = void_at.filter(|void_at| now < *void_at) {
-            return Reply::not_taken(format!(
-                "not yet: the destination was told to run the guest, and may still do so for {:.1} s",
-                void_at.since(now).as_secs_f64()
-            ));
+            let rest = format!("{:.1} s", void_at.since(now).as_secs_f64());
+            return match runs_nowhere_else {
+                true => Reply::not_taken(format!(
+                    "not yet: the destination was told to run the guest, and may still do so for \
+                     {rest}; look after that"
+                )),
+                false => Reply::taken(format!(
+                    "the destination cannot be reached now: as soon as it can be it is asked to \
+                     refuse the guest, which then runs here. Should it never be: say this again in \
+                     {rest}"
+                )),
+            };
         }
         if !self.look_asked || !runs_nowhere_else {
             self.look_asked = true;
