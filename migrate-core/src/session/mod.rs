@@ -26,6 +26,8 @@
 //! those that ask for it with an event. `tests/pair` owns both ends and the network between them.
 
 pub mod destination;
+#[cfg(test)]
+mod limits;
 mod line;
 mod notes;
 pub mod record;
