@@ -139,3 +139,61 @@ impl Next {
         group.map_or(Self::Nothing, Self::Send)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::codec::Encoding;
+    use crate::codec::looks::Looks;
+    use crate::guest::MemoryView;
+    use crate::link::endpoint::Endpoint;
+    use crate::link::pacer::Pacer;
+    use crate::link::{LinkSettings, connect};
+    use crate::proto::Epoch;
+    use crate::proto::hello::{Features, Hello, MigrationId, Role, Welcome};
+    use crate::wire::sender::{Counters, Wiring};
+
+    /// B4: its jobs were never done, and the guest may have stood still meanwhile.
+    #[test]
+    fn a_stream_that_panics_says_so() {
+        let link = LinkSettings::default();
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let endpoint = Endpoint::bind(address, link.clone()).expect("a port");
+        let hello = Hello {
+            migration: MigrationId(7),
+            role: Role::Control,
+            epoch: Epoch(1),
+            link_timeout: link.timeout,
+            features: Features::OURS,
+        };
+        let peer = endpoint.address().into();
+        let answering = std::thread::spawn(move || {
+            let caller = endpoint.arrival(Instant::now() + Duration::from_secs(5));
+            caller.map(|caller| caller.answer(&Welcome::Ok))
+        });
+        let (channel, _) = connect(&peer, hello, &link).expect("it answers");
+        let _there = answering.join().expect("it does not panic");
+        let sender = Sender::new(Wiring {
+            streams: 1,
+            tag: 7,
+            channel: Arc::new(channel),
+            memory: MemoryView::for_ever(2),
+            looks: Arc::new(Looks::none(128)),
+            pacer: Arc::new(Pacer::new(None)),
+            counters: Arc::new(Counters::default()),
+            encoding: Encoding::default(),
+        });
+        let shard = Shard { index: 0, sender, abandon: Arc::default() };
+        // Pages that this memory has not.
+        let mut beyond = Bitmap::empty(128);
+        beyond.insert(PageNumber(64)..PageNumber(128));
+        let (job, jobs) = mpsc::channel();
+        job.send(Job::Pages(Arc::new(beyond))).expect("it listens");
+        let (done, results) = mpsc::channel();
+        shard.run(&jobs, Duration::from_secs(10), |result| drop(done.send(result)));
+        let error = results.recv().expect("each job is answered").expect_err("it panicked");
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
+}

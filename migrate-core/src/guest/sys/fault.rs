@@ -223,23 +223,12 @@ const SEGV_ACCERR: libc::c_int = 2;
 mod tests {
     use super::*;
     use crate::memory::each;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
-
-    /// Anonymous memory of `pages` pages, for ever.
-    fn memory(pages: u64) -> MemoryView {
-        let bytes = (pages * PAGE_BYTES) as usize;
-        let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES as usize).unwrap();
-        // SAFETY: the layout is not empty.
-        let base = unsafe { std::alloc::alloc_zeroed(layout) };
-        // SAFETY: as long and aligned as it says, and never freed.
-        unsafe { MemoryView::new(base, pages, Arc::new(())) }
-    }
 
     /// Writers that fault while their memory ceases to be tracked, again and again.
     #[test]
     fn a_fault_that_comes_late_is_retried_and_the_next_tracker_works() {
-        let memory = memory(64);
+        let memory = MemoryView::for_ever(64);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -266,7 +255,7 @@ mod tests {
     /// In a child, which must die of it.
     #[test]
     fn a_genuine_crash_still_ends_the_process() {
-        let (tracked, victim) = (memory(1), memory(1));
+        let (tracked, victim) = (MemoryView::for_ever(1), MemoryView::for_ever(1));
         drop(FaultTracking::register(tracked).unwrap());
         let (address, bytes) = victim.raw(&all(1));
         // SAFETY: the child does system calls and one write only, and ends.

@@ -199,6 +199,19 @@ impl MemoryView {
     }
 }
 
+#[cfg(test)]
+impl MemoryView {
+    /// Anonymous memory of `pages` pages, for ever.
+    pub(crate) fn for_ever(pages: u64) -> Self {
+        let bytes = (pages * PAGE_BYTES) as usize;
+        let layout = std::alloc::Layout::from_size_align(bytes, PAGE_BYTES as usize).unwrap();
+        // SAFETY: the layout is not empty.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        // SAFETY: as long and aligned as it says, and never freed.
+        unsafe { Self::new(base, pages, Arc::new(())) }
+    }
+}
+
 /// Bytes of guest memory that follow one another, whole pages of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Stretch<'a> {
