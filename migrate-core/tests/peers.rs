@@ -147,26 +147,30 @@ fn a_destination_that_never_says_what_it_found_does_not_hold_the_user() {
 // B33
 #[test]
 fn a_welcome_that_drips_has_one_deadline() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let terms = Terms { link_timeout: TIMEOUT, features: Features::OURS };
-                for byte in Welcome::Ok.encode(terms) {
-                    std::thread::sleep(TIMEOUT / 2);
-                    if stream.write_all(&[byte]).is_err() {
-                        return;
-                    }
+    let address = between(|mut stream| {
+        std::thread::spawn(move || {
+            let terms = Terms { link_timeout: TIMEOUT, features: Features::OURS };
+            for byte in Welcome::Ok.encode(terms) {
+                std::thread::sleep(TIMEOUT / 2);
+                if stream.write_all(&[byte]).is_err() {
+                    return;
                 }
-            });
-        }
+            }
+        });
     });
     let mut guest = guest(&spec(8), 1_000_000);
     let start = Instant::now();
     let failed = send(&mut guest, &quick(address)).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}: {}", start.elapsed(), failed.error);
     assert_healthy(&mut guest);
+}
+
+/// Listens for connections, and gives each of them to `on`.
+fn between(on: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(on));
+    address
 }
 
 fn resident_bytes() -> u64 {
@@ -301,21 +305,16 @@ fn delayed(to: SocketAddr, delay: Duration) -> SocketAddr {
             }
         }
     }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            // A connection takes a round trip, too.
-            std::thread::spawn(move || {
-                std::thread::sleep(2 * delay);
-                let far = TcpStream::connect(to).unwrap();
-                let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
-                std::thread::spawn(move || relay(near, far, delay));
-                relay(back.0, back.1, delay);
-            });
-        }
-    });
-    address
+    between(move |near| {
+        // A connection takes a round trip, too.
+        std::thread::spawn(move || {
+            std::thread::sleep(2 * delay);
+            let far = TcpStream::connect(to).unwrap();
+            let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::spawn(move || relay(near, far, delay));
+            relay(back.0, back.1, delay);
+        });
+    })
 }
 
 // C7
@@ -348,44 +347,39 @@ fn a_destination_that_takes_long_to_load_and_look_lives() {
 
 /// A link that drops connections on which nothing came in either direction for so long.
 fn forgetful(to: SocketAddr, idle: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for near in listener.incoming().map_while(Result::ok) {
-            let far = TcpStream::connect(to).unwrap();
-            let start = Instant::now();
-            let last = Arc::new(AtomicU64::new(0));
-            let ends = (near.try_clone().unwrap(), far.try_clone().unwrap());
-            for (mut from, mut to) in [
-                (near.try_clone().unwrap(), far.try_clone().unwrap()),
-                (far.try_clone().unwrap(), near.try_clone().unwrap()),
-            ] {
-                let last = last.clone();
-                std::thread::spawn(move || {
-                    let mut buffer = vec![0; 64 << 10];
-                    while let Ok(count @ 1..) = from.read(&mut buffer) {
-                        last.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
-                        if to.write_all(&buffer[..count]).is_err() {
-                            break;
-                        }
-                    }
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-            }
+    between(move |near| {
+        let far = TcpStream::connect(to).unwrap();
+        let start = Instant::now();
+        let last = Arc::new(AtomicU64::new(0));
+        let ends = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        for (mut from, mut to) in [
+            (near.try_clone().unwrap(), far.try_clone().unwrap()),
+            (far.try_clone().unwrap(), near.try_clone().unwrap()),
+        ] {
+            let last = last.clone();
             std::thread::spawn(move || {
-                loop {
-                    std::thread::sleep(Duration::from_millis(50));
-                    let quiet = start.elapsed().as_millis() as u64 - last.load(Ordering::Relaxed);
-                    if u128::from(quiet) > idle.as_millis() {
-                        let _ = ends.0.shutdown(Shutdown::Both);
-                        let _ = ends.1.shutdown(Shutdown::Both);
-                        return;
+                let mut buffer = vec![0; 64 << 10];
+                while let Ok(count @ 1..) = from.read(&mut buffer) {
+                    last.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
+                    if to.write_all(&buffer[..count]).is_err() {
+                        break;
                     }
                 }
+                let _ = to.shutdown(Shutdown::Write);
             });
         }
-    });
-    address
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_millis(50));
+                let quiet = start.elapsed().as_millis() as u64 - last.load(Ordering::Relaxed);
+                if u128::from(quiet) > idle.as_millis() {
+                    let _ = ends.0.shutdown(Shutdown::Both);
+                    let _ = ends.1.shutdown(Shutdown::Both);
+                    return;
+                }
+            }
+        });
+    })
 }
 
 // C14

@@ -77,7 +77,7 @@ pub enum Event {
 /// What a driver wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// Look at the guest's writes; answer with [`Event::Harvested`].
+    /// Look at the guest's writes; answer with [`Event::Harvested`] before anything else.
     Harvest,
     /// Something for the world.
     Order(Order),
@@ -177,7 +177,6 @@ struct Underway {
     interval: Duration,
     /// Nothing is left to send.
     is_over: bool,
-    harvesting: bool,
     stun: Option<Stun>,
 }
 
@@ -312,10 +311,7 @@ impl Driver {
     }
 
     fn harvest(&mut self) {
-        if let Some(underway) = self.underway.as_mut().filter(|underway| !underway.harvesting) {
-            underway.harvesting = true;
-            self.out.push(Output::Harvest);
-        }
+        self.out.push(Output::Harvest);
     }
 
     fn tick(&mut self, now: Time) {
@@ -339,18 +335,20 @@ impl Driver {
         let Some(mut underway) = self.underway.take() else { return };
         self.cost.took(harvest.took);
         (self.sent, self.owed) = (harvest.sent, harvest.owed);
-        let left = match underway.sending {
+        let (left, pending) = match underway.sending {
             Sending::Round { pages } => {
-                pages.saturating_sub(harvest.sent.pages - underway.at_begin.pages)
+                let sent = harvest.sent.pages - underway.at_begin.pages;
+                let left = pages.saturating_sub(sent);
+                (left, left + harvest.owed)
             }
-            Sending::Sweep => 0,
+            Sending::Sweep => (harvest.owed, harvest.owed),
         };
         let window = Window {
             elapsed: now.saturating_sub(underway.window_began),
             sent: harvest.sent.pages - underway.sent.pages,
             dirtied: harvest.dirtied,
             fresh: harvest.fresh,
-            pending: left + harvest.owed,
+            pending,
         };
         self.writers.observe(harvest.written, window.elapsed);
         let held_share = self.writers.mean_held_share();
@@ -373,7 +371,6 @@ impl Driver {
         let stunning = underway.stun.is_some();
         self.underway = Some(underway);
         if !stunning {
-            let left = if left > 0 { left } else { window.pending };
             let progress =
                 Progress { number: self.rounds, left, owed: harvest.owed, window, held_share };
             self.order(Order::Window(progress));
@@ -445,7 +442,6 @@ impl Driver {
             held_s: 0.0,
             interval,
             is_over: false,
-            harvesting: false,
             stun: None,
         });
     }
@@ -460,7 +456,7 @@ impl Underway {
     fn count(&mut self, window: &Window, held_share: f64, sent: Sent, now: Time) {
         self.dirtied += window.dirtied;
         self.held_s += held_share * window.elapsed.as_secs_f64();
-        (self.sent, self.window_began, self.harvesting) = (sent, now, false);
+        (self.sent, self.window_began) = (sent, now);
     }
 
     fn tally(&self, number: u32, owed: u64, now: Time) -> Tally {

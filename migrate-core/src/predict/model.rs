@@ -170,6 +170,7 @@ pub(crate) struct Plain {
     /// What the last harvest found.
     harvested: Bitmap,
     heat: Heat,
+    /// In a sweep, pages that had been sent when it began and those that it took; else 0.
     taken: u64,
     halted: bool,
 }

@@ -60,9 +60,12 @@ impl Debt {
     /// Takes in what a harvest found; how many of them were not owed before. Owed as soon as they are
     /// protected again: streams take out what they send.
     pub(crate) fn add(&mut self, written: Bitmap) -> u64 {
-        self.heat.observe(&written);
         let fresh = match &self.sweep {
-            Some(sweep) => sweep.owed.add(&written),
+            Some(sweep) => {
+                // Rounds do not ask what is hot.
+                self.heat.observe(&written);
+                sweep.owed.add(&written)
+            }
             None => self.owed.add(&written),
         };
         self.harvested = written;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::caller::{Caller, told};
+use super::caller::{Caller, hear_interrupts, told, write_down};
 use super::debt::Debt;
 use super::notes::{NoteSignal, Notes};
 use super::withdrawal::Withdrawal;
@@ -28,9 +28,9 @@ use crate::proto::StunNumber;
 use crate::proto::hello::MigrationId;
 use crate::proto::message::Setup;
 use crate::report::{Contents, Downtime, MigrationReport, Overrun, SCHEMA};
+use crate::session::Failure;
 use crate::session::record::SourceRecord;
 use crate::session::source::{Arrival, Event, Order, Settings, Source};
-use crate::session::{Failure, Word};
 use crate::wire::sender::Counters;
 use crate::wire::shards::{Done, Job};
 
@@ -55,7 +55,6 @@ pub(super) struct Attempt<'a> {
     pub(super) tracker: &'a mut dyn DirtyTracker,
     pub(super) settings: &'a SourceSettings,
     pub(super) observer: &'a mut dyn Observer,
-    pub(super) driver: Driver,
     pub(super) id: MigrationId,
     pub(super) report: MigrationReport,
     pub(super) debt: Debt,
@@ -154,7 +153,6 @@ impl<'a> Attempt<'a> {
         let interrupts = observer.interrupts();
         let goal_us = settings.limits.goal.as_micros() as u64;
         Self {
-            driver: Driver::new(settings.policy.build(settings.limits), guest.vcpus()),
             guest,
             tracker,
             settings,
@@ -278,9 +276,11 @@ impl<'a> Attempt<'a> {
 
     /// Copies and stuns, as often as stuns are called off.
     fn copy_and_stun(&mut self, control: &mut Control, links: &Links) -> Result<Arrival, Error> {
+        let policy = self.settings.policy.build(self.settings.limits);
+        let mut driver = Driver::new(policy, self.guest.vcpus());
         let mut event = self.begin()?;
         loop {
-            let stun = self.copy(control, links, event)?;
+            let stun = self.copy(&mut driver, control, links, event)?;
             event = match self.stun(control, links, stun)? {
                 Handover::Done(arrival) => return Ok(arrival),
                 Handover::CalledOff(event) => event,
@@ -605,10 +605,8 @@ impl<'a> Attempt<'a> {
     fn carry_out(&mut self, order: Order, control: &mut Control) -> Order {
         match &order {
             Order::Record(says) => {
-                let (stun, timeout) =
-                    control.conductor.look(|session| (session.stun(), session.timeout()));
-                let written = control.record.write(Says::Source(*says), stun, timeout);
-                control.conductor.on(Event::Recorded(written.map_err(|e| e.to_string())));
+                // The session decides what follows.
+                let _ = write_down(&control.conductor, &mut control.record, *says);
             }
             Order::Notice(notice) => self.observer.progress(told(self.id, notice)),
             _ => {}
@@ -618,15 +616,7 @@ impl<'a> Attempt<'a> {
 
     /// Tells the session of the user's interrupts; each of them is a word.
     fn look_up(&mut self, control: &Control) {
-        while self.interrupts < self.observer.interrupts() {
-            self.interrupts += 1;
-            // A source answers at once.
-            if let Ok(reply) = control.conductor.handle().say(Word::Interrupt).try_recv()
-                && !reply.taken
-            {
-                self.observer.progress(Progress::Answer(reply));
-            }
-        }
+        hear_interrupts(&control.conductor, &mut self.interrupts, self.observer);
     }
 
     /// The embedder's notes go on over the session.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use super::caller::{Caller, told};
-use super::{Observer, Progress};
+use super::Observer;
+use super::caller::{Caller, hear_interrupts, told, write_down};
 use crate::Error;
 use crate::clock::now;
 use crate::conductor::{Conductor, ProgressGauge};
 use crate::link::LinkSettings;
 use crate::link::address::HostPort;
 use crate::operator::StateDirectory;
-use crate::operator::record::{Contents, Record, Says};
+use crate::operator::record::{Record, Says};
 use crate::proto::message::Setup;
 use crate::session::record::{Holder, SourceRecord};
-use crate::session::source::{Arrival, Event, Notice, Order, Settings, Source};
-use crate::session::{Failure, Output, Word};
+use crate::session::source::{Arrival, Notice, Order, Settings, Source};
+use crate::session::{Failure, Output};
 
 /// How often a wait looks up.
 const TICK: Duration = Duration::from_millis(20);
@@ -122,23 +122,14 @@ fn ask(
     record: &mut Record,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
-    let Contents { migration, stun, .. } = record.contents().clone();
+    let migration = record.contents().migration;
     let mut interrupts = observer.interrupts();
     let (mut arrival, mut lost) = (None, None);
     loop {
-        while interrupts < observer.interrupts() {
-            interrupts += 1;
-            let reply = session.handle().word(Word::Interrupt);
-            if !reply.taken {
-                observer.progress(Progress::Answer(reply));
-            }
-        }
+        hear_interrupts(session, &mut interrupts, observer);
         match orders.recv_timeout(TICK) {
             Ok(Order::Record(says)) => {
-                let timeout = session.look(Source::timeout);
-                let written = record.write(Says::Source(says), stun, timeout);
-                let written = written.map_err(|e| e.to_string());
-                session.on(Event::Recorded(written.clone()));
+                let written = write_down(session, record, says);
                 if let (SourceRecord::Released, Some(arrival)) = (says, arrival) {
                     return written
                         .map(|()| Outcome::Arrived(arrival))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Progress;
 use super::shell::{Attempt, Control, Links, ms};
 use crate::Error;
-use crate::driver::{self, End, Event, Harvest, Order, Sent, Tally, World, drive};
+use crate::driver::{self, Driver, End, Event, Harvest, Order, Sent, Tally, World, drive};
 use crate::guest::GuestError;
 use crate::memory::{Bitmap, PAGE_BYTES, all};
 use crate::policy::{Stun, Time};
@@ -120,15 +120,13 @@ impl Attempt<'_> {
     /// Rounds and sweeps after `event`, until the policy stuns.
     pub(super) fn copy(
         &mut self,
+        driver: &mut Driver,
         control: &mut Control,
         links: &Links,
         event: Event,
     ) -> Result<Stun, Error> {
-        let mut driver = self.driver.clone();
         let mut engine = Engine { attempt: self, control, links, busy: 0 };
-        let end = drive(&mut driver, &mut engine, event);
-        self.driver = driver;
-        match end? {
+        match drive(driver, &mut engine, event)? {
             End::Stun(stun) => Ok(stun),
             End::GaveUp(why) => Err(Error::GaveUp(why)),
         }

@@ -37,7 +37,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn word_prepared(&mut self, word: Word) -> Reply {
+    fn word_prepared(&mut self, word: Word) -> Reply {
         let connected = self.line.is_some();
         match word {
             Word::GiveUp => {}
@@ -68,7 +68,6 @@ impl Destination {
                 );
             }
             Word::DestinationRuns { source_is_gone: true } => {
-                self.source_is_gone = true;
                 self.state = State::TakingUp(By::Word);
                 self.order(Order::Record(DestinationRecord::Opening));
                 return Reply::taken("the guest runs here from now on");

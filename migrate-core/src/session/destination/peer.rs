@@ -25,7 +25,7 @@ impl Destination {
     }
 
     /// Says how it stands.
-    pub(super) fn answer(&mut self, now: Moment) {
+    fn answer(&mut self, now: Moment) {
         match self.state.clone() {
             State::Prepared => {
                 (self.said, self.late_at) = (Some(now), None);
@@ -93,13 +93,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn device_state(
-        &mut self,
-        stun: StunNumber,
-        bytes: Vec<u8>,
-        kind: Kind,
-        now: Moment,
-    ) {
+    fn device_state(&mut self, stun: StunNumber, bytes: Vec<u8>, kind: Kind, now: Moment) {
         let next = StunNumber(self.stun.0 + 1);
         match &mut self.state {
             State::Receiving { state: state @ None, .. } if stun == next => {
@@ -111,7 +105,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn run(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
+    fn run(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
         match (&self.state, self.said) {
             (State::Prepared, Some(said)) if stun == self.stun => {
                 self.state = State::TakingUp(By::Run { said });
@@ -125,7 +119,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn cancelled(&mut self, why: String, now: Moment) {
+    fn cancelled(&mut self, why: String, now: Moment) {
         match &self.state {
             State::Greeting | State::Setup | State::Receiving { .. } | State::Loading => {
                 let refused = Message::Refused { why: why.clone() };
@@ -139,7 +133,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn released(&mut self) {
+    fn released(&mut self) {
         match self.state {
             // A new engine must still find a guest that stands still because this one crashed.
             State::Running => self.settled = true,
@@ -154,7 +148,7 @@ impl Destination {
         }
     }
 
-    pub(super) fn note(&mut self, number: u64, note: Vec<u8>, now: Moment) {
+    fn note(&mut self, number: u64, note: Vec<u8>, now: Moment) {
         if self.state != State::Running {
             return self.breach(Kind::Note, "not now", now);
         }
@@ -166,7 +160,7 @@ impl Destination {
 
     /// The peer does not keep to the protocol: before Ready that ends the attempt, afterwards the
     /// connection.
-    pub(super) fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
+    fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
         let failure = Failure::breach(kind, why);
         self.send(Message::Fail { why: failure.to_string() });
         self.lost(failure, now);

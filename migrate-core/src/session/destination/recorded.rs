@@ -39,6 +39,7 @@ impl Destination {
                     }
                 };
                 if holds {
+                    self.source_is_gone = by == By::Word;
                     self.state = State::Opening;
                     self.order(Order::Open);
                 } else {
@@ -107,7 +108,7 @@ impl Destination {
         self.send(Message::Late { stun: self.stun });
     }
 
-    pub(super) fn put_back(&mut self) {
+    fn put_back(&mut self) {
         self.state = State::PuttingBack;
         self.order(Order::Record(DestinationRecord::Prepared));
     }
@@ -120,7 +121,9 @@ mod tests {
     use super::super::{Destination, Event, Order, Settings, State};
     use crate::proto::StunNumber;
     use crate::proto::message::{Message, Progress, Setup};
-    use crate::session::{ConnectionId, Heard, Machine, Moment, Output, RETRY_INTERVAL};
+    use crate::session::{
+        ConnectionId, Failure, Heard, Machine, Moment, Output, RETRY_INTERVAL, Word,
+    };
 
     const LINE: ConnectionId = ConnectionId(1);
     const STUN: StunNumber = StunNumber(1);
@@ -169,5 +172,22 @@ mod tests {
         there.on(heard(Message::Run { stun: STUN }), due);
         there.on(Event::Recorded(Ok(())), due);
         assert_eq!(there.state(), &State::Opening);
+    }
+
+    /// An oath that the disk did not take is none: a source that comes back hears of the proof.
+    #[test]
+    fn an_oath_counts_once_it_is_written() {
+        let mut there = prepared();
+        let now = Moment(Duration::from_secs(1));
+        let lost = Heard::Lost(Failure::Cancelled);
+        let oath = Word::DestinationRuns { source_is_gone: true };
+        there.on(Event::Heard(LINE, lost), now);
+        there.on(Event::Word(1, oath), now);
+        there.on(Event::Recorded(Err("the disk is full".to_owned())), now);
+        there.on(Event::Recorded(Ok(())), now);
+        assert!(there.state() == &State::Prepared && !there.source_is_gone());
+        there.on(Event::Word(2, oath), now);
+        there.on(Event::Recorded(Ok(())), now);
+        assert!(there.state() == &State::Opening && there.source_is_gone());
     }
 }

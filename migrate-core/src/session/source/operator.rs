@@ -30,7 +30,7 @@ impl Source {
         }
     }
 
-    pub(super) fn word_after_commit(&mut self, word: Word, now: Moment) -> Reply {
+    fn word_after_commit(&mut self, word: Word, now: Moment) -> Reply {
         match word {
             Word::Interrupt if self.interrupts > 0 => self.leave(),
             Word::Interrupt | Word::Cancel => {
@@ -59,7 +59,7 @@ impl Source {
         }
     }
 
-    pub(super) fn source_runs(&mut self, runs_nowhere_else: bool, now: Moment) -> Reply {
+    fn source_runs(&mut self, runs_nowhere_else: bool, now: Moment) -> Reply {
         if !self.guest {
             return Reply::not_taken("there is no guest here any more");
         }

@@ -10,7 +10,7 @@ use crate::session::{Failure, Moment, RETRY_INTERVAL};
 impl Source {
     /// The peer does not keep to the protocol: before the commit that ends the attempt, afterwards
     /// the connection.
-    pub(super) fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
+    fn breach(&mut self, kind: Kind, why: &'static str, now: Moment) {
         let failure = Failure::breach(kind, why);
         self.send(Message::Fail { why: failure.to_string() });
         self.lost(failure, now);
@@ -64,7 +64,7 @@ impl Source {
         }
     }
 
-    pub(super) fn runs_there(&mut self, arrival: Arrival, kind: Kind, now: Moment) {
+    fn runs_there(&mut self, arrival: Arrival, kind: Kind, now: Moment) {
         match self.state {
             State::Committed => self.release(arrival),
             State::Setup
@@ -102,14 +102,14 @@ impl Source {
         }
     }
 
-    pub(super) fn say_notes(&mut self) {
+    fn say_notes(&mut self) {
         self.running_heard = true;
         for message in self.notes.untaken() {
             self.send(message);
         }
     }
 
-    pub(super) fn prepared_there(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
+    fn prepared_there(&mut self, stun: StunNumber, kind: Kind, now: Moment) {
         match self.state {
             State::Committed if self.wants_back => {
                 self.send(Message::Cancel { why: "the source takes its guest back".to_owned() });
@@ -137,7 +137,7 @@ impl Source {
         }
     }
 
-    pub(super) fn not_known_there(&mut self, standing: Standing, kind: Kind, now: Moment) {
+    fn not_known_there(&mut self, standing: Standing, kind: Kind, now: Moment) {
         match self.state {
             State::Committed => {
                 self.order(Order::Notice(Notice::NotKnown(standing)));
@@ -158,7 +158,7 @@ impl Source {
         }
     }
 
-    pub(super) fn refused(&mut self, why: String) {
+    fn refused(&mut self, why: String) {
         match &mut self.state {
             State::Setup | State::Copying | State::Stunned | State::Prepared => {
                 self.perhaps_prepared = false;
@@ -176,7 +176,7 @@ impl Source {
         }
     }
 
-    pub(super) fn failed_there(&mut self, why: String, now: Moment) {
+    fn failed_there(&mut self, why: String, now: Moment) {
         match self.state {
             State::Setup | State::Copying | State::Stunned | State::Prepared => {
                 // It dropped the shadow before it said so.
