@@ -13,8 +13,10 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use verifier::scan::{Moment, scan};
+use verifier::memory::Moment;
+use verifier::scan::scan;
 use workload::exit;
+use workload::fill::fill;
 use workload::generations::operations;
 use workload::line::{Line, ZERO_LINE};
 use workload::machine;
@@ -214,7 +216,7 @@ fn small_workload(
 fn write(workload: Workload, random: &mut SmallRng) -> anyhow::Result<Written> {
     let workload = Arc::new(workload);
     let region = Arc::new(Region::anonymous(workload.spec().memory)?);
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
     let counters = Watermarks::new(&vec![0; workload.shares().len()]);
     for (index, share) in workload.shares().iter().enumerate() {
         let operations = random.random_range(share.slots / 2..3 * share.slots + 10);
@@ -239,7 +241,7 @@ fn large_region(tally: &mut Tally, seed: u64) -> anyhow::Result<&'static str> {
     };
     let workload = Arc::new(spec.resolve()?);
     let region = Arc::new(Region::anonymous(spec.memory)?);
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
     let counters = Watermarks::new(&[0]);
     let share = &workload.shares()[0];
     // The ring's last records, once.

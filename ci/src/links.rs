@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use serde_json::Value;
+use migrate_core::guest::stamped::proof::Scanned;
+use migrate_core::report::RunReport;
 use workload::exit;
 use workload::units::Rate;
 
@@ -36,7 +37,7 @@ struct Case {
     arguments: &'static [&'static str],
     /// Exit codes that are right.
     codes: &'static [u8],
-    /// Words of the outcome when it is given up.
+    /// Words of its status when it is given up.
     says: &'static str,
 }
 
@@ -159,15 +160,14 @@ fn one(case: &Case) -> anyhow::Result<String> {
     let report = std::io::read_to_string(stdout)?;
     let status = sender.0.wait()?;
     drop(there);
-    let report: Value = serde_json::from_str(&report).context("the sender's report")?;
-    let outcome = report["attempts"].as_array().and_then(|a| a.last());
-    let outcome = outcome.map_or("", |a| a["outcome"].as_str().unwrap_or("")).to_owned();
+    let report: RunReport = serde_json::from_str(&report).context("the sender's report")?;
+    let said = &report.status.text;
     let code = status.code().map_or(exit::WRONG, |code| code as u8);
-    anyhow::ensure!(case.codes.contains(&code), "exit code {code}: {outcome}");
+    anyhow::ensure!(case.codes.contains(&code), "exit code {code}: {said}");
     if code == exit::FAILED {
-        anyhow::ensure!(outcome.contains(case.says), "it says: {outcome}");
-        let faults = &report["source_scan"]["faults"]["extents"];
-        anyhow::ensure!(faults.as_array().is_some_and(Vec::is_empty), "the source: {faults}");
+        anyhow::ensure!(said.contains(case.says), "it says: {said}");
+        let fault = report.source_scan.as_ref().map(Scanned::first_fault);
+        anyhow::ensure!(fault == Some(None), "the source: {fault:?}");
     }
-    Ok(format!("{}, {outcome}", report["verdict"].as_str().unwrap_or("?")))
+    Ok(format!("{}, {said}", report.verdict))
 }

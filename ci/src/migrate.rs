@@ -10,7 +10,7 @@ use workload::exit;
 use workload::units::{Bytes, Rate};
 
 use crate::hosts::{Hosts, LinkShape};
-use crate::programs::{beside, receiver};
+use crate::programs::{beside, receiver, report_of};
 
 #[derive(ClapArgs)]
 #[command(
@@ -42,14 +42,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run the sender")?;
-    let report: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("the sender's report cannot be read")?;
+    let report = report_of(&output)?;
     let _ = receiver.0.wait();
-    let attempt = &report["attempts"][0];
-    let field = |value: &serde_json::Value| value.as_f64().unwrap_or(f64::NAN);
+    let attempt = report.last().context("the sender tried nothing")?;
     // First rounds only: the last ones are shorter than the queues on the way are deep.
-    let first = &attempt["rounds"][0];
-    let whole = field(&attempt["page_bytes"]) / (field(&attempt["migration_ms"]) / 1e3);
+    let first = attempt.rounds.first().context("no round was sent")?;
+    let whole = attempt.page_bytes as f64 / (attempt.migration_ms / 1e3);
     let efficiency = whole / args.link.0 as f64;
     let mut out = std::io::stdout();
     writeln!(
@@ -58,13 +56,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
          {:.1} % of the link (first round {:.1} %; at least {:.1} % wanted): {}",
         args.memory,
         args.link.as_bits(),
-        field(&attempt["migration_ms"]) / 1e3,
-        field(&attempt["downtime"]["total_ms"]),
+        attempt.migration_ms / 1e3,
+        attempt.downtime.total_ms,
         whole / 1e6,
         efficiency * 100.0,
-        field(&first["send_rate"]) / args.link.0 as f64 * 100.0,
+        first.send_rate / args.link.0 as f64 * 100.0,
         args.efficiency * 100.0,
-        report["verdict"].as_str().unwrap_or("?"),
+        report.verdict,
     )?;
     let code = output.status.code().map_or(exit::FAILED, |code| code as u8);
     if code == exit::PROVEN && efficiency < args.efficiency {

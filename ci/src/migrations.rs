@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use migrate_core::report::RunVerdict;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -137,13 +138,13 @@ fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
         .context("cannot run the sender")?;
     let _ = receiver.0.wait();
     let report = report_of(&output)?;
-    let verdict = report["verdict"].as_str().unwrap_or("no verdict");
     anyhow::ensure!(
-        verdict == "PROVEN" && output.status.code() == Some(i32::from(exit::PROVEN)),
-        "{verdict}, {}: {} {}",
+        report.verdict == RunVerdict::Proven
+            && output.status.code() == Some(i32::from(exit::PROVEN)),
+        "{}, {}: {}",
+        report.verdict,
         output.status,
-        report["attempts"][0]["outcome"],
-        report["proof"]["reasons"]
+        report.status.text
     );
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Output, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use serde_json::Value;
+use migrate_core::report::{ReceiveReport, RunReport};
+use serde::de::DeserializeOwned;
 
 use crate::hosts::{ADDRESS_B, Hosts};
 
@@ -45,7 +46,7 @@ pub(crate) fn receiver(hosts: &Hosts, more: &[&OsStr]) -> anyhow::Result<(Ended,
 pub(crate) fn receiver_with_report(
     hosts: &Hosts,
     more: &[&OsStr],
-) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
+) -> anyhow::Result<(Ended, String, Reported)> {
     let child = hosts
         .on(1, &beside("vmigrate")?)
         .args([
@@ -68,10 +69,15 @@ pub(crate) fn receiver_with_report(
     announced_with_report(child)
 }
 
-/// The report that a sender printed as JSON; what it complained of instead, if there is none.
-pub(crate) fn report_of(sender: &Output) -> anyhow::Result<Value> {
-    serde_json::from_slice(&sender.stdout)
-        .with_context(|| format!("no report: {}", String::from_utf8_lossy(&sender.stderr).trim()))
+/// The report that a program printed as JSON; what it complained of instead, if there is none.
+pub(crate) fn report<T: DeserializeOwned>(output: &Output) -> anyhow::Result<T> {
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// The report that a sender printed as JSON.
+pub(crate) fn report_of(sender: &Output) -> anyhow::Result<RunReport> {
+    report(sender)
 }
 
 /// A receiver that was started with `--announce`, its output piped, and the address it listens at.
@@ -81,7 +87,7 @@ pub(crate) fn announced(child: Child) -> anyhow::Result<(Ended, String)> {
 }
 
 /// The same, and a thread that ends with what the receiver wrote afterwards.
-fn announced_with_report(child: Child) -> anyhow::Result<(Ended, String, JoinHandle<Vec<u8>>)> {
+fn announced_with_report(child: Child) -> anyhow::Result<(Ended, String, Reported)> {
     let mut child = Ended(child);
     let stdout = child.0.stdout.take().context("the receiver has no output")?;
     let mut reader = BufReader::new(stdout);
@@ -95,5 +101,16 @@ fn announced_with_report(child: Child) -> anyhow::Result<(Ended, String, JoinHan
         let _ = reader.read_to_end(&mut report);
         report
     });
-    Ok((child, address.trim().to_owned(), report))
+    Ok((child, address.trim().to_owned(), Reported(report)))
+}
+
+/// What a receiver reports, once it does.
+pub(crate) struct Reported(JoinHandle<Vec<u8>>);
+
+impl Reported {
+    /// Waits for it.
+    pub(crate) fn read(self) -> anyhow::Result<ReceiveReport> {
+        serde_json::from_slice(&self.0.join().unwrap_or_default())
+            .context("the receiver's report cannot be read")
+    }
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use serde_json::Value;
+use verifier::report::ScanReport;
+use verifier::verdict::Verdict;
 use workload::exit;
 use workload::profile::PATTERNS;
+use workload::report::Summary;
 use workload::units::{Bytes, Rate, parse_duration};
 
-use crate::programs::beside;
+use crate::programs::{beside, report};
 use crate::samples::CONTENTS;
 
 /// Most deviation from the rate asked for.
@@ -53,12 +55,12 @@ struct Outcome {
     missed: u64,
     /// The guest's own account of times in which it was not run.
     held: String,
-    verdict: String,
+    verdict: Verdict,
 }
 
 impl Outcome {
     fn proven(&self) -> bool {
-        self.verdict.starts_with("PROVEN")
+        self.verdict == Verdict::Proven
     }
 
     fn exact(&self) -> bool {
@@ -171,12 +173,10 @@ fn one(args: &Args, directory: &Path, name: &str) -> anyhow::Result<Outcome> {
     let output = command.output().context("cannot run the workload")?;
     let error = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{name}: {error}");
-    let summary: Value = serde_json::from_slice(&output.stdout)?;
-    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let pages = &summary["distinct_pages_per_s"];
-    let pages = (!pages.is_null()).then(|| {
-        let (kernel, operations) = (number(&pages["kernel"]), number(&pages["operations"]));
-        (kernel, (operations / kernel - 1.0).abs())
+    let summary: Summary = report(&output)?;
+    let pages = summary.distinct_pages_per_s.as_ref().map(|pages| {
+        let operations = pages.operations.unwrap_or(f64::NAN);
+        (pages.kernel, (operations / pages.kernel - 1.0).abs())
     });
     let output = Command::new(beside("verifier")?)
         .args(["scan", "--json", "--journal"])
@@ -184,14 +184,13 @@ fn one(args: &Args, directory: &Path, name: &str) -> anyhow::Result<Outcome> {
         .arg(&region)
         .output()
         .context("cannot run the verifier")?;
-    let report: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let count = |what: &str| summary["felt"][what].as_array().map_or(0, Vec::len);
+    let scan: ScanReport = report(&output)?;
+    let (stuns, throttles) = (summary.felt.stuns.len(), summary.felt.throttles.len());
     Ok(Outcome {
-        rate_error: (number(&summary["rate_achieved"]) / args.rate.0 as f64 - 1.0).abs(),
+        rate_error: (summary.rate_achieved / args.rate.0 as f64 - 1.0).abs(),
         pages,
-        missed: summary["missed"].as_u64().unwrap_or(0),
-        held: format!("{} stuns and {} throttles felt", count("stuns"), count("throttles")),
-        verdict: report["verdict"].as_str().unwrap_or("no verdict").to_owned(),
+        missed: summary.missed,
+        held: format!("{stuns} stuns and {throttles} throttles felt"),
+        verdict: scan.verdict,
     })
 }

@@ -9,7 +9,8 @@
 //! sweeps as a machine), [`proto`] (messages), [`predict`] (the same driver and policies on a virtual
 //! clock, and what no migration can beat), [`session`] (who runs the guest), [`report`] (what
 //! happened), [`link`] (streams, TLS, pacing), [`operator`] (records on disk, words from beside),
-//! [`source`] and [`destination`] (the shells). `docs/architecture.md` says what is deliberately
+//! [`source`] and [`destination`] (the shells), and with the feature `builtin` the module `trial` (one
+//! migration as an experiment, proven). `docs/architecture.md` says what is deliberately
 //! absent.
 
 mod clock;
@@ -28,6 +29,13 @@ pub mod proto;
 pub mod report;
 pub mod session;
 pub mod source;
+#[cfg(feature = "builtin")]
+pub mod trial;
 mod wire;
 
 pub use error::Error;
+
+/// What threads share lock-free, in the one place where tests of every interleaving put their own.
+mod sync {
+    pub(crate) use std::sync::atomic;
+}

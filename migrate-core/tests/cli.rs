@@ -6,6 +6,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use migrate_core::report::{
+    BenchReport, Phase, ReceiveReport, RunReport, RunVerdict, Status, StatusKind,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use verifier::verdict::Verdict;
+
 const VMIGRATE: &str = env!("CARGO_BIN_EXE_vmigrate");
 
 fn vmigrate(args: &[&str]) -> Output {
@@ -127,15 +134,18 @@ impl Drop for Receiver {
     }
 }
 
+/// A document of that schema, which the type that wrote it reads back whole.
 #[track_caller]
-fn valid(document: &str, schema: &str) -> serde_json::Value {
+fn valid<T: Serialize + DeserializeOwned>(document: &str, schema: &str) -> T {
     let value: serde_json::Value = serde_json::from_str(document).unwrap();
     let schema = std::fs::read_to_string(format!("../docs/schema/{schema}.schema.json")).unwrap();
     let schema = serde_json::from_str(&schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
     assert!(errors.is_empty(), "{errors:?}");
-    value
+    let report: T = serde_json::from_str(document).unwrap();
+    assert_eq!(serde_json::to_value(&report).unwrap(), value);
+    report
 }
 
 #[test]
@@ -144,12 +154,14 @@ fn send_and_receive_prove_and_their_json_is_the_documented() {
     let sent = send(&receiver.address, &["--json", "--audit", "--run-on", "300ms"]);
     let sent_text = String::from_utf8_lossy(&sent.stdout);
     assert_eq!(sent.status.code(), Some(0), "{sent_text}");
-    let report = valid(&sent_text, "send");
-    assert_eq!(report["verdict"], "PROVEN");
-    assert_eq!(report["proof"]["source_root"], report["proof"]["testimony"]["root"]);
+    let report: RunReport = valid(&sent_text, "send");
+    assert_eq!((report.verdict, report.status), (RunVerdict::Proven, Status::done()));
+    let proof = report.proof.unwrap();
+    assert_eq!(proof.source_root, proof.testimony.unwrap().root);
     let (code, received) = receiver.finish();
     assert_eq!(code, Some(0), "{received}");
-    assert_eq!(valid(&received, "receive")["verdict"], "PROVEN");
+    let received: ReceiveReport = valid(&received, "receive");
+    assert_eq!((received.migrated, received.verdict), (true, RunVerdict::Proven));
 }
 
 #[test]
@@ -249,9 +261,11 @@ fn a_retry_moves_the_same_guest_to_a_new_receiver() {
     let output = sender.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    let report = valid(&text, "send");
-    assert_eq!(report["verdict"], "PROVEN");
-    assert_eq!(report["attempts"].as_array().unwrap().len(), 2);
+    let report: RunReport = valid(&text, "send");
+    assert_eq!(report.verdict, RunVerdict::Proven);
+    assert_eq!(report.attempts.len(), 2);
+    let first = &report.attempts[0].status;
+    assert!(first.kind == StatusKind::LinkLost && first.retryable, "{first:?}");
     assert_eq!(second.finish().0, Some(0));
 }
 
@@ -264,13 +278,18 @@ fn interrupt(child: &Child) {
 #[test]
 fn one_ctrl_c_cancels_and_the_guest_runs_on() {
     let receiver = Receiver::start("127.0.0.1:0");
-    let sender = slow_sender(&receiver.address, &[]);
+    let sender = slow_sender(&receiver.address, &["--json"]);
     std::thread::sleep(Duration::from_millis(1200));
     interrupt(&sender);
     let output = sender.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("cancelled") && text.contains("lines scanned: clean"), "{text}");
+    let report: RunReport = valid(&text, "send");
+    assert_eq!((report.migrated, report.memory), (false, Verdict::Proven));
+    assert_eq!(report.verdict, RunVerdict::NotMigrated);
+    let (kind, phase) = (report.status.kind, report.status.phase);
+    assert_eq!((kind, phase), (StatusKind::Cancelled, Phase::Copying));
+    assert_eq!(report.source_scan.unwrap().first_fault(), None);
     assert_eq!(receiver.finish().0, Some(3), "the receiver was told");
 }
 
@@ -313,8 +332,7 @@ fn a_short_bench_is_proven_and_its_json_is_the_documented() {
     let output = vmigrate(&["bench", "--memory", "32MiB", "--run-on", "300ms", "--json"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    let report = valid(&text, "bench");
-    assert_eq!(report["verdict"], "PROVEN");
-    assert_eq!(report["runs"].as_array().unwrap().len(), 4);
-    assert_eq!(report["ratios"].as_array().unwrap().len(), 2);
+    let report: BenchReport = valid(&text, "bench");
+    assert_eq!(report.verdict, RunVerdict::Proven);
+    assert_eq!((report.runs.len(), report.ratios.len()), (4, 2));
 }

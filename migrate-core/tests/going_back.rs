@@ -60,8 +60,8 @@ fn a_stun_that_is_slow_once_is_called_off_once() {
         let pauses = [vec![2 * GOAL], quick()].concat();
         let done = migrate(policy, pauses, StampedFactory::default(), |shadow, _, stunned| {
             let testimony = testify(shadow);
-            let (verdict, proof) = judge(37 << 14, vec![0; 2], stunned, None, Some(testimony));
-            assert_eq!(verdict, Verdict::Proven, "{:?}", proof.reasons);
+            let proof = judge(37 << 14, vec![0; 2], stunned, None, Some(testimony));
+            assert_eq!(proof.verdict, Verdict::Proven, "{:?}", proof.reasons);
         });
         let report = done.unwrap().report;
         assert_eq!(report.overruns.len(), 1, "{policy:?}");
@@ -79,8 +79,8 @@ fn a_destination_that_is_slow_once_receives_again() {
     let done = migrate(PolicyKind::Adaptive, quick(), factory, |shadow, done, stunned| {
         assert_eq!(done.report.overruns.len(), 1, "{:?}", done.report.decisions);
         let testimony = testify(shadow.inner);
-        let (verdict, proof) = judge(37 << 14, vec![0; 2], stunned, None, Some(testimony));
-        assert_eq!(verdict, Verdict::Proven, "{:?}", proof.reasons);
+        let proof = judge(37 << 14, vec![0; 2], stunned, None, Some(testimony));
+        assert_eq!(proof.verdict, Verdict::Proven, "{:?}", proof.reasons);
     });
     assert!(!done.unwrap().report.over_goal);
 }

@@ -111,8 +111,8 @@ fn every_policy_moves_a_running_vcpu() {
         // Half-written records stop at one host and are finished at the other.
         let root = migrate_core::guest::stamped::proof::root(guest.region());
         let lines = guest.workload().lines();
-        let (verdict, proof) = judge(lines, began, guest.watermarks(), Some(root), Some(testimony));
-        assert_eq!(verdict, Verdict::Proven, "{policy:?} {workload}: {:?}", proof.reasons);
+        let proof = judge(lines, began, guest.watermarks(), Some(root), Some(testimony));
+        assert_eq!(proof.verdict, Verdict::Proven, "{policy:?} {workload}: {:?}", proof.reasons);
         assert!(done.report.downtime.state_ms < 100.0, "{:?}", done.report.downtime);
     }
 }

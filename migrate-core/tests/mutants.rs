@@ -280,8 +280,8 @@ fn testimony(before: &[u64], after: &[u64]) -> Testimony {
 
 #[test]
 fn a_start_from_an_older_watermark_is_a_rollback_even_with_matching_memory() {
-    let (verdict, proof) = judge(1, vec![0], vec![9], None, Some(testimony(&[7], &[12])));
-    assert_eq!(verdict, Verdict::Wrong);
+    let proof = judge(1, vec![0], vec![9], None, Some(testimony(&[7], &[12])));
+    assert_eq!(proof.verdict, Verdict::Wrong);
     assert!(proof.reasons[0].starts_with("ROLLBACK"), "{:?}", proof.reasons);
 }
 
@@ -294,8 +294,8 @@ fn a_writer_that_never_ran_proves_nothing() {
     let began = guest.watermarks();
     send(&mut guest, &settings(address)).unwrap();
     let testimony = support::testify(there.join().unwrap().unwrap().guest);
-    let (verdict, proof) = judge(16 << 14, began, guest.watermarks(), None, Some(testimony));
-    assert_eq!(verdict, Verdict::Inconclusive);
+    let proof = judge(16 << 14, began, guest.watermarks(), None, Some(testimony));
+    assert_eq!(proof.verdict, Verdict::Inconclusive);
     assert!(proof.reasons[0].contains("wrote nothing before the stun"), "{:?}", proof.reasons);
 }
 
@@ -303,9 +303,9 @@ fn a_writer_that_never_ran_proves_nothing() {
 fn a_root_that_differs_is_wrong_and_silence_proves_nothing() {
     let mut there = testimony(&[9], &[12]);
     there.root = Some("b".to_owned());
-    let (verdict, _) = judge(1, vec![0], vec![9], Some("a".to_owned()), Some(there));
-    assert_eq!(verdict, Verdict::Wrong);
-    assert_eq!(judge(1, vec![0], vec![9], None, None).0, Verdict::Inconclusive);
+    let proof = judge(1, vec![0], vec![9], Some("a".to_owned()), Some(there));
+    assert_eq!(proof.verdict, Verdict::Wrong);
+    assert_eq!(judge(1, vec![0], vec![9], None, None).verdict, Verdict::Inconclusive);
 }
 
 #[test]
@@ -313,8 +313,8 @@ fn a_look_at_less_than_all_of_memory_proves_nothing() {
     let judged = |change: fn(&mut Testimony)| {
         let mut there = testimony(&[9], &[12]);
         change(&mut there);
-        let (verdict, proof) = judge(1, vec![0], vec![9], None, Some(there));
-        (verdict, proof.reasons.join("; "))
+        let proof = judge(1, vec![0], vec![9], None, Some(there));
+        (proof.verdict, proof.reasons.join("; "))
     };
     assert_eq!(judged(|_| {}), (Verdict::Proven, String::new()));
     let inconclusive = |what: &str| (Verdict::Inconclusive, what.to_owned());

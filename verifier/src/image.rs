@@ -16,7 +16,7 @@ use workload::spec::Workload;
 use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES, cores};
 
 use crate::expected::Expected;
-use crate::scan::Memory;
+use crate::memory::Memory;
 
 /// Pages that one task looks at.
 const CHUNK_PAGES: u64 = 512;

@@ -5,7 +5,7 @@ use workload::line::{Generation, Line, LineAddress, ZERO_LINE};
 use workload::pattern::{Access, Operation, Slot};
 use workload::spec::Workload;
 
-use crate::scan::Memory;
+use crate::memory::Memory;
 
 /// From the watermarks last journalled on: the first operation whose record does not stand
 /// complete in memory. Operations that leave no trace (reads, zeros over zeros, writes to pages

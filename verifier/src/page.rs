@@ -11,7 +11,7 @@ use workload::spec::{Segment, Workload};
 
 use crate::classify::{self, AHEAD_MAX, Class, Expectation, LineFault, Moments};
 use crate::expected::Expected;
-use crate::scan::{Memory, Moment};
+use crate::memory::{Memory, Moment};
 
 /// How many generations back a line's content before is looked for.
 const EARLIER_MAX: u64 = 16;

@@ -7,21 +7,19 @@
 //! is newer must be accounted for by a watermark read afterwards).
 
 use std::collections::HashMap;
-use std::ops::Range;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use workload::PAGE_LINES;
 use workload::cores;
-use workload::line::{Generation, Line, LineAddress, StampKey};
+use workload::line::Generation;
 use workload::pattern::{Operation, Slot};
-use workload::region::Region;
 use workload::spec::Workload;
 use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
-use workload::{LINE_WORDS, PAGE_LINES};
 
 use crate::classify::Class;
 use crate::expected::{Expected, HISTORY_PAGES_MAX};
 use crate::extent::Faults;
+use crate::memory::{Memory, Moment};
 use crate::page::{Judge, Judged};
 
 /// Pages that one task checks.
@@ -30,67 +28,8 @@ const CHUNK_PAGES: u64 = 512;
 const RUNNING_RETRIES: u32 = 50;
 /// Time between two such looks: a writer may be off the CPU in the middle of a line.
 const RUNNING_RETRY_INTERVAL: Duration = Duration::from_millis(10);
-/// How far ahead of the comparison memory is asked for: the processor's own prefetching stops at
-/// the end of a page, and computing a line leaves it little room to look ahead.
-const PREFETCH_LINES: u64 = 32;
 /// How far random patterns are replayed to account for what a running writer did meanwhile.
 const AHEAD_OPERATIONS_MAX: u64 = 1 << 28;
-
-/// Memory that can be looked at line by line.
-pub trait Memory: Sync {
-    /// The line at an address.
-    fn load(&self, address: LineAddress) -> Line;
-
-    /// Whether `lines` are all plain stamps of `generation`: what nearly all memory is asked.
-    #[inline]
-    fn stands_at(&self, key: StampKey, lines: Range<LineAddress>, generation: Generation) -> bool {
-        let mut different = 0;
-        for address in lines {
-            for (f, e) in self.load(address).iter().zip(key.line(address, generation)) {
-                different |= f ^ e;
-            }
-        }
-        different == 0
-    }
-
-    /// Whether the page is there at all; what is not there is left out.
-    fn has(&self, page: u64) -> bool {
-        let _ = page;
-        true
-    }
-}
-
-impl Memory for Region {
-    #[inline(always)]
-    fn load(&self, address: LineAddress) -> Line {
-        Region::load(self, address)
-    }
-
-    #[inline]
-    fn stands_at(&self, key: StampKey, lines: Range<LineAddress>, generation: Generation) -> bool {
-        let mut different = [0; LINE_WORDS];
-        let words = self.lines(lines.clone()).chunks_exact(LINE_WORDS);
-        for (found, address) in words.zip(lines) {
-            self.prefetch(address + PREFETCH_LINES);
-            let expected = key.line(address, generation);
-            for i in 0..LINE_WORDS {
-                different[i] |= u64::from_le(found[i].load(Ordering::Relaxed)) ^ expected[i];
-            }
-        }
-        different == [0; LINE_WORDS]
-    }
-}
-
-/// How the writers stood when memory was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Stopped between operations, at exactly the given watermarks.
-    Exact,
-    /// Stopped anywhere: operation `watermark` of each writer may be a prefix of its record.
-    Stopped,
-    /// Running: at least the given watermarks.
-    Running,
-}
 
 /// What a scan saw.
 #[derive(Clone, Debug)]

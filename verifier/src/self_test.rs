@@ -3,6 +3,7 @@
 //!
 //! A scan whose cursor does not move, that leaves out the end, or that forgets to compare, fails.
 
+use workload::fill::fill;
 use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::Bytes;
@@ -26,7 +27,7 @@ pub fn run(scan: impl Fn(&Region, &Workload, &[u64]) -> Scan) -> Result<u64, Str
     };
     let workload = spec.resolve().map_err(|e| e.to_string())?;
     let region = Region::anonymous(spec.memory).map_err(|e| e.to_string())?;
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
     let watermarks = [0; 3];
     let faults = |region: &Region| {
         let scan = scan(region, &workload, &watermarks);
@@ -64,7 +65,8 @@ pub fn run(scan: impl Fn(&Region, &Workload, &[u64]) -> Scan) -> Result<u64, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Memory, Moment, scan};
+    use crate::memory::{Memory, Moment};
+    use crate::scan::scan;
 
     /// A memory whose cursor does not move: every address shows the first page.
     struct Stuck<'a>(&'a Region, &'a Workload);

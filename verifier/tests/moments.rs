@@ -11,7 +11,9 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use verifier::infer::infer_watermarks;
-use verifier::scan::{Moment, Scan, scan};
+use verifier::memory::Moment;
+use verifier::scan::{Scan, scan};
+use workload::fill::fill;
 use workload::generations::Generations;
 use workload::pattern::Access;
 use workload::region::Region;
@@ -73,7 +75,7 @@ fn workload(random: &mut SmallRng) -> Arc<Workload> {
 fn written(random: &mut SmallRng) -> Written {
     let workload = workload(random);
     let region = Arc::new(Region::anonymous(workload.spec().memory).unwrap());
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
     let watermarks = Watermarks::new(&vec![0; workload.shares().len()]);
     for (index, share) in workload.shares().iter().enumerate() {
         let operations = random.random_range(share.slots..4 * share.slots + 10);

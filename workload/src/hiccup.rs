@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::realtime_ns;
@@ -120,10 +121,10 @@ impl Watch {
     pub fn start() -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
-        let threads = sys::cpus().into_iter().map(|cpu| {
+        let threads = cpus().into_iter().map(|cpu| {
             let stop = stop.clone();
             std::thread::Builder::new().name(format!("hiccup-{cpu}")).spawn(move || {
-                sys::pin(cpu);
+                pin(cpu);
                 watch_gaps(start, &stop)
             })
         });
@@ -346,39 +347,18 @@ fn duty(gaps: &[Vec<Gap>], length: Duration) -> Vec<f32> {
     lost.into_iter().enumerate().map(of_step).collect()
 }
 
-/// CPU affinity.
-mod sys {
-    use std::mem::MaybeUninit;
+/// The CPUs that this process may use.
+fn cpus() -> Vec<usize> {
+    let set = sched_getaffinity(None).unwrap_or_default();
+    let found: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    if found.is_empty() { vec![0] } else { found }
+}
 
-    /// The CPUs that this process may use.
-    pub(super) fn cpus() -> Vec<usize> {
-        let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
-        // SAFETY: the call fills a set of the size given.
-        let result =
-            unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) };
-        // SAFETY: zeroed memory is a valid, empty set.
-        let set = unsafe { set.assume_init() };
-        let usable = |cpu: &usize| {
-            // SAFETY: reads a bit of our own set, below its size.
-            unsafe { libc::CPU_ISSET(*cpu, &set) }
-        };
-        let found: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(usable).collect();
-        match result == 0 && !found.is_empty() {
-            true => found,
-            false => vec![0],
-        }
-    }
-
-    /// Keeps the calling thread on one CPU; where that fails it may run anywhere.
-    pub(super) fn pin(cpu: usize) {
-        let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
-        // SAFETY: zeroed memory is a valid, empty set.
-        let set = unsafe { set.assume_init_mut() };
-        // SAFETY: `cpu` came out of a set of this size.
-        unsafe { libc::CPU_SET(cpu, set) };
-        // SAFETY: reads our own set; a refusal is harmless.
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
-    }
+/// Keeps the calling thread on one CPU; where that fails it may run anywhere.
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    let _ = sched_setaffinity(None, &set);
 }
 
 #[cfg(test)]

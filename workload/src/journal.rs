@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::realtime_ns;
-use crate::outlet::{Outlet, OutletAddress};
+use crate::outlet::{Outlet, OutletAddress, OutletError};
 use crate::spec::WorkloadSpec;
 
 /// Longest line a reader accepts.
@@ -74,17 +74,10 @@ pub struct Beat {
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The link could not be used.
-    #[error("cannot {doing} {outlet}: {source}")]
-    Outlet {
-        /// The link.
-        outlet: String,
-        /// What was being done.
-        doing: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file could not be read or written.
+    /// It could not be written.
+    #[error(transparent)]
+    Outlet(#[from] OutletError),
+    /// The file could not be read.
     #[error("cannot {doing} journal {}: {source}", path.display())]
     Io {
         /// The journal.
@@ -197,7 +190,7 @@ impl JournalWriter {
     /// # Errors
     /// The line could not be written whole.
     pub fn describe(&mut self, spec: &WorkloadSpec) -> Result<(), JournalError> {
-        self.outlet.send(&start_line(self.run, spec))
+        Ok(self.outlet.send(&start_line(self.run, spec))?)
     }
 
     /// Adds one beat, numbered, and stamped with this machine's clock. A guest does not fail because
@@ -228,7 +221,7 @@ impl JournalWriter {
             *sent = Instant::now();
         }
         let beat = Beat { number, journal_ns: realtime_ns(), ..*beat };
-        self.outlet.send(&sealed(&text(self.run, &beat)))
+        Ok(self.outlet.send(&sealed(&text(self.run, &beat)))?)
     }
 
     /// Beats that the link is known not to have taken.

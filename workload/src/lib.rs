@@ -15,6 +15,8 @@ pub mod content;
 pub mod cores;
 pub mod dirty;
 pub mod exit;
+pub mod fill;
+pub mod gate;
 pub mod generations;
 pub mod heartbeat;
 pub mod hiccup;
@@ -27,6 +29,7 @@ pub mod pattern;
 pub mod profile;
 pub mod rate;
 pub mod region;
+pub mod report;
 pub mod say;
 pub mod schedule;
 pub mod spec;
@@ -45,3 +48,8 @@ pub const LINE_BYTES: u64 = 64;
 pub const PAGE_LINES: u64 = PAGE_BYTES / LINE_BYTES;
 /// Little-endian 64-bit words in a stamped line.
 pub const LINE_WORDS: usize = 8;
+
+/// What threads share, in the one place where tests of every interleaving put their own.
+mod sync {
+    pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, atomic};
+}

@@ -12,7 +12,19 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::journal::JournalError;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+/// Why a way out could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {outlet}: {source}")]
+pub struct OutletError {
+    /// Which way out.
+    pub outlet: OutletAddress,
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the system said.
+    pub source: io::Error,
+}
 
 /// Where heartbeats go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +84,7 @@ enum Link {
 }
 
 impl Outlet {
-    pub(crate) fn open(address: &OutletAddress) -> Result<Self, JournalError> {
+    pub(crate) fn open(address: &OutletAddress) -> Result<Self, OutletError> {
         let link = match address {
             OutletAddress::File(path) => {
                 File::options().append(true).create(true).open(path).map(Link::File)
@@ -92,7 +104,7 @@ impl Outlet {
     }
 
     /// Empties a file. Not pipes and links: they have nothing to empty.
-    pub(crate) fn truncate(&mut self) -> Result<(), JournalError> {
+    pub(crate) fn truncate(&mut self) -> Result<(), OutletError> {
         match &self.link {
             Link::File(file) if file.metadata().is_ok_and(|m| m.is_file()) => {
                 file.set_len(0).map_err(|e| failed(&self.address, "truncate", e))
@@ -112,7 +124,7 @@ impl Outlet {
     }
 
     /// Sends one line in one piece.
-    pub(crate) fn send(&mut self, line: &str) -> Result<(), JournalError> {
+    pub(crate) fn send(&mut self, line: &str) -> Result<(), OutletError> {
         let bytes = line.as_bytes();
         let sent = match &mut self.link {
             Link::File(file) => {
@@ -161,11 +173,8 @@ fn take_back(file: &mut File, bytes: u64) -> bool {
     cut.is_ok()
 }
 
-fn failed(address: &OutletAddress, doing: &'static str, source: io::Error) -> JournalError {
-    match address {
-        OutletAddress::File(path) => JournalError::Io { path: path.clone(), doing, source },
-        other => JournalError::Outlet { outlet: other.to_string(), doing, source },
-    }
+fn failed(address: &OutletAddress, doing: &'static str, source: io::Error) -> OutletError {
+    OutletError { outlet: address.clone(), doing, source }
 }
 
 /// Datagrams to a name: to one of its addresses, and to the next when nobody listens there.
@@ -240,33 +249,10 @@ pub fn addresses(text: &str) -> io::Result<Vec<SocketAddr>> {
 /// It is not there, or not a terminal.
 pub fn open_serial(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).write(true).open(path)?;
-    sys::make_raw(&file)?;
+    let mut settings = tcgetattr(&file)?;
+    settings.make_raw();
+    tcsetattr(&file, OptionalActions::Now, &settings)?;
     Ok(file)
-}
-
-/// The terminal settings of a serial port.
-mod sys {
-    use std::fs::File;
-    use std::io;
-    use std::mem::MaybeUninit;
-    use std::os::fd::AsRawFd;
-
-    pub(super) fn make_raw(file: &File) -> io::Result<()> {
-        let mut settings = MaybeUninit::uninit();
-        // SAFETY: the call fills `settings`, and only where it succeeds is it read.
-        if unsafe { libc::tcgetattr(file.as_raw_fd(), settings.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: filled by the call above.
-        let mut settings = unsafe { settings.assume_init() };
-        // SAFETY: changes a struct that we own.
-        unsafe { libc::cfmakeraw(&raw mut settings) };
-        // SAFETY: a plain system call on a descriptor we own.
-        match unsafe { libc::tcsetattr(file.as_raw_fd(), libc::TCSANOW, &raw const settings) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }
 
 #[cfg(test)]

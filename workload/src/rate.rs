@@ -43,8 +43,8 @@ pub struct Leg {
 }
 
 /// How fast all writers together are to write.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Demand {
     /// By a schedule.
     Scheduled {
@@ -65,6 +65,13 @@ impl From<Demand> for String {
             Demand::Scheduled { text, .. } => text,
             Demand::Unlimited => "unlimited".to_owned(),
         }
+    }
+}
+
+impl TryFrom<String> for Demand {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -11,9 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cores;
 use crate::line::Line;
-use crate::spec::Workload;
 use crate::units::Bytes;
 use crate::{LINE_WORDS, PAGE_BYTES};
 
@@ -240,35 +238,18 @@ impl Region {
         let first = (offset / 8) as usize;
         sys::copy_words(&self.words()[first..first + into.len() / 8], into);
     }
-
-    /// Fills the workload's memory, the front of the region, at generation 0, all cores at work;
-    /// `progress` hears of bytes done.
-    pub fn fill(&self, workload: &Workload, progress: impl Fn(u64) + Sync) {
-        const CHUNK_PAGES: u64 = 512;
-        let bytes = workload.spec().memory.0;
-        assert!(self.bytes() >= bytes, "the region holds its workload");
-        let pages = bytes / PAGE_BYTES;
-        cores::map(pages.div_ceil(CHUNK_PAGES), |chunk| {
-            let end = ((chunk + 1) * CHUNK_PAGES).min(pages);
-            for page in chunk * CHUNK_PAGES..end {
-                for segment in workload.segments(workload.owner(page), page) {
-                    for address in segment.lines {
-                        self.store(address, &workload.line(segment.place, address, 0));
-                    }
-                }
-            }
-            progress((end - chunk * CHUNK_PAGES) * PAGE_BYTES);
-        });
-    }
 }
 
 /// Mappings, memfds and disk reservation: the system calls behind a region.
 mod sys {
     use std::fs::File;
-    use std::io;
-    use std::os::fd::{AsRawFd, FromRawFd};
-    use std::ptr::NonNull;
+    use std::io::{self, Read};
+    use std::ptr::{self, NonNull};
     use std::sync::atomic::AtomicU64;
+
+    use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+    use rustix::io::Errno;
+    use rustix::mm::{MapFlags, ProtFlags, mlock, mmap, munmap};
 
     #[derive(Clone, Copy)]
     pub(super) enum Access {
@@ -293,26 +274,19 @@ mod sys {
         pub(super) fn shared(file: &File, bytes: u64, access: Access) -> io::Result<Self> {
             let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
             let prot = match access {
-                Access::Read => libc::PROT_READ,
-                Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+                Access::Read => ProtFlags::READ,
+                Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
             };
             // SAFETY: a fresh mapping at an address the kernel chooses touches no existing memory.
-            let base = unsafe {
-                libc::mmap(std::ptr::null_mut(), bytes, prot, libc::MAP_SHARED, file.as_raw_fd(), 0)
-            };
-            if base == libc::MAP_FAILED {
-                return Err(io::Error::last_os_error());
-            }
+            let base = unsafe { mmap(ptr::null_mut(), bytes, prot, MapFlags::SHARED, file, 0)? };
             let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
             Ok(Self { base, bytes })
         }
 
         pub(super) fn lock(&self) -> io::Result<()> {
             // SAFETY: base and length are those of our own mapping.
-            match unsafe { libc::mlock(self.base.as_ptr().cast(), self.bytes) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
+            let locked = unsafe { mlock(self.base.as_ptr().cast(), self.bytes) };
+            locked.map_err(Into::into)
         }
 
         pub(super) fn bytes(&self) -> u64 {
@@ -334,7 +308,7 @@ mod sys {
     impl Drop for Map {
         fn drop(&mut self) {
             // SAFETY: base and length are those of our own mapping, which nothing borrows now.
-            unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+            let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         }
     }
 
@@ -378,30 +352,21 @@ mod sys {
     }
 
     pub(super) fn memfd(name: &str) -> io::Result<File> {
-        create_memfd(name, 0)
+        Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
     }
 
     pub(super) fn huge_memfd(name: &str) -> io::Result<File> {
-        create_memfd(name, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB)
-    }
-
-    fn create_memfd(name: &str, flags: u32) -> io::Result<File> {
-        let name = std::ffi::CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: `name` is a valid C string for the duration of the call.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(unsafe { File::from_raw_fd(fd) })
+        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        Ok(memfd_create(name, MemfdFlags::CLOEXEC | huge)?.into())
     }
 
     pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-        let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        // SAFETY: a plain system call on a descriptor we own.
-        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) } {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)),
+        match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            // A file system that cannot promise space has it taken.
+            Err(Errno::OPNOTSUPP) => {
+                io::copy(&mut io::repeat(0).take(bytes), &mut { file }).map(drop)
+            }
+            other => Ok(other?),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: &str = "vmigrate-trace 1";
@@ -260,8 +261,8 @@ impl Trace {
 /// A regular file, and its size.
 fn open(path: &Path) -> Result<(File, u64), TraceError> {
     // A pipe would otherwise wait for its other end.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = File::options().read(true).custom_flags(flags).open(path);
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path);
     let file = file.map_err(io_error(path, "open"))?;
     let metadata = file.metadata().map_err(io_error(path, "inspect"))?;
     match metadata.is_file() {

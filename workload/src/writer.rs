@@ -307,6 +307,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fill::fill;
     use crate::spec::WorkloadSpec;
     use crate::units::Bytes;
 
@@ -326,7 +327,7 @@ mod tests {
         };
         let workload = Arc::new(spec.resolve().unwrap());
         let region = Arc::new(Region::anonymous(spec.memory).unwrap());
-        region.fill(&workload, |_| {});
+        fill(&region, &workload, |_| {});
         (workload, region, Watermarks::new(&[0, 0]))
     }
 

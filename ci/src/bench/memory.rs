@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde_json::Value;
 use verifier::manifest::Manifest;
-use verifier::scan::{Moment, scan};
+use verifier::memory::Moment;
+use verifier::scan::scan;
 use workload::dirty::DirtyPages;
+use workload::fill::fill;
 use workload::generations::Generations;
 use workload::region::Region;
+use workload::report::Summary;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 use workload::{PAGE_BYTES, exit};
 
 use super::{Limit, Row, median, sys};
-use crate::programs::beside;
+use crate::programs::{beside, report};
 
 const MEMORY: Bytes = Bytes(512 << 20);
 /// The full size that expected state must be cheap for.
@@ -74,7 +76,7 @@ fn bandwidths(rounds: usize) -> anyhow::Result<Vec<Row>> {
         read.push(bytes / seconds(|| read_word = sys::read(&mut region)));
         std::hint::black_box(read_word);
         let shared = Arc::new(region);
-        shared.fill(&workload, |_| {});
+        fill(&shared, &workload, |_| {});
         let watermarks = Watermarks::new(&[0]);
         let mut writer = Writer::new(workload.clone(), shared.clone(), watermarks, 0);
         stamp.push(bytes / seconds(|| drop(writer.run(Pace::Unlimited, &mut Free, slots))));
@@ -110,7 +112,7 @@ fn allocations() -> anyhow::Result<Row> {
     for name in ["uniform", "zipf,content=random*1+sparse*1+delta:3*1", "iometer"] {
         let workload = workload(name, Bytes(64 << 20))?;
         let region = Arc::new(Region::anonymous(Bytes(64 << 20))?);
-        region.fill(&workload, |_| {});
+        fill(&region, &workload, |_| {});
         let mut writer = Writer::new(workload, region, Watermarks::new(&[0]), 0);
         // The histograms of a run are allocated once, whatever its length.
         let of = |writer: &mut Writer, operations| {
@@ -134,7 +136,7 @@ fn allocations() -> anyhow::Result<Row> {
 fn touch(rounds: usize) -> anyhow::Result<Row> {
     let workload = workload("touch", MEMORY)?;
     let region = Arc::new(Region::anonymous(MEMORY)?);
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
     let pages = region.pages();
     let mut row = Row {
         name: "touch under write tracking, pages/s".to_owned(),
@@ -166,7 +168,7 @@ fn touch(rounds: usize) -> anyhow::Result<Row> {
 
 /// The worst second at each rate, and what is said of a rate that cannot be met.
 fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
-    let run = |rate: &str, more: &[&str]| -> anyhow::Result<Value> {
+    let run = |rate: &str, more: &[&str]| -> anyhow::Result<Summary> {
         let output = Command::new(beside("workload")?)
             .args(["run", "--json", "--memory", "256MiB", "--rate", rate, "--duration"])
             .arg(format!("{}s", length_s + 1))
@@ -175,7 +177,7 @@ fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
             .context("cannot run the workload")?;
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         anyhow::ensure!(output.status.code() == Some(i32::from(exit::PROVEN)), "{error}");
-        Ok(serde_json::from_slice(&output.stdout)?)
+        report(&output)
     };
     let mut rows = Vec::new();
     for rate in ["1MB/s", "10MB/s", "100MB/s", "1GB/s", "2GB/s"] {
@@ -184,9 +186,8 @@ fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
         let (mut errors, mut missed) = (Vec::new(), 0);
         for _ in 0..runs {
             let summary = run(rate, &["--record", record])?;
-            let error = summary["window_error_max"].as_f64();
-            errors.push(error.context("no window was measured")?);
-            missed += summary["missed"].as_u64().unwrap_or(0);
+            errors.push(summary.window_error_max.context("no window was measured")?);
+            missed += summary.missed;
         }
         let error = median(errors);
         rows.push(Row {
@@ -198,9 +199,8 @@ fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
         });
     }
     let summary = run("100GB/s", &[])?;
-    let number = |name: &str| summary[name].as_f64().unwrap_or(f64::NAN);
     let record = 4096.0;
-    let said = (number("operations") + number("missed")) * record / number("seconds");
+    let said = (summary.operations + summary.missed) as f64 * record / summary.seconds;
     rows.push(Row {
         name: "done + reported missed / asked, 100GB/s".to_owned(),
         figure: gigabytes(said),
@@ -215,7 +215,7 @@ fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
 fn hashing(rounds: usize) -> anyhow::Result<Row> {
     let cores = std::thread::available_parallelism()?.get() as f64;
     let region = Region::anonymous(MEMORY)?;
-    region.fill(&*workload("stream", MEMORY)?, |_| {});
+    fill(&region, &*workload("stream", MEMORY)?, |_| {});
     let mut row = Row {
         name: format!("SHA-256 manifest / openssl x {cores}"),
         figure: "-".to_owned(),

@@ -7,10 +7,10 @@
 //!
 //! Nothing here knows a policy or a socket.
 
-#[cfg(feature = "builtin")]
-mod gate;
 #[cfg(all(feature = "builtin", target_arch = "x86_64"))]
 mod kvm;
+#[cfg(feature = "builtin")]
+mod machine;
 #[cfg(feature = "builtin")]
 mod process;
 #[cfg(feature = "builtin")]

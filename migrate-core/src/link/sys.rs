@@ -3,8 +3,11 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::guest::Stretch;
 
@@ -57,18 +60,10 @@ struct Pipe {
 impl Pipe {
     /// A pipe with room enough; a system may have none to give.
     fn open() -> io::Result<Self> {
-        let mut ends = [0; 2];
-        // SAFETY: two descriptors are written.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: both were just opened, and nobody else knows them.
-        let [out, into] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
-        let bytes = PIPE_BYTES as libc::c_int;
-        // SAFETY: a call without pointers.
-        match unsafe { libc::fcntl(into.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) } {
-            got if got >= bytes => Ok(Self { into, out }),
-            _ => Err(io::Error::last_os_error()),
+        let (out, into) = pipe_with(PipeFlags::CLOEXEC)?;
+        match fcntl_setpipe_size(&into, PIPE_BYTES)? {
+            got if got >= PIPE_BYTES => Ok(Self { into, out }),
+            _ => Err(io::ErrorKind::QuotaExceeded.into()),
         }
     }
 
@@ -83,16 +78,14 @@ impl Pipe {
 
     /// Hands on what was put in; how many bytes of it, which are fewer only where the system does
     /// not let us.
-    fn hand_on(&self, stream: &TcpStream, bytes: usize, more: u32) -> io::Result<usize> {
-        let (pipe, socket, none) = (self.out.as_raw_fd(), stream.as_raw_fd(), ptr::null_mut());
+    fn hand_on(&self, stream: &TcpStream, bytes: usize, more: SpliceFlags) -> io::Result<usize> {
         let mut left = bytes;
         while left > 0 {
-            // SAFETY: descriptors, and no pointers.
-            match retry(|| unsafe { libc::splice(pipe, none, socket, none, left, more) }) {
+            match retry_on_intr(|| splice(&self.out, None, stream, None, left, more)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => left -= sent as usize,
-                Err(e) if is_denied(&e) => break,
-                Err(e) => return Err(e),
+                Ok(sent) => left -= sent,
+                Err(e) if is_denied(e) => break,
+                Err(e) => return Err(e.into()),
             }
         }
         Ok(bytes - left)
@@ -106,16 +99,16 @@ impl Queue {
         let Some(pipe) = pipe.filter(|_| !self.denied.get()) else {
             return gather(stream, pages, 0);
         };
-        let mut more = advance(&mut pages, 0);
-        while more {
+        let mut left = advance(&mut pages, 0);
+        while left {
             let whole = pages.iter().position(|part| part.iov_len > 0).unwrap_or_default();
             let Ok(put @ 1..) = pipe.put(&pages[whole..]) else {
                 return gather(stream, pages, 0);
             };
             let all: usize = pages.iter().map(|part| part.iov_len).sum();
-            let flags = if put < all { libc::SPLICE_F_MORE } else { 0 };
-            let sent = pipe.hand_on(stream, put, flags)?;
-            more = advance(&mut pages, sent);
+            let more = if put < all { SpliceFlags::MORE } else { SpliceFlags::empty() };
+            let sent = pipe.hand_on(stream, put, more)?;
+            left = advance(&mut pages, sent);
             if sent < put {
                 self.denied.set(true);
                 return gather(stream, pages, 0);
@@ -162,9 +155,9 @@ pub(super) fn write_memory(
 
 /// Whether the system does not let us make this call, of which the connection knows nothing: a
 /// filter of system calls, or a socket that cannot be spliced to.
-fn is_denied(error: &io::Error) -> bool {
-    let denied = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EOPNOTSUPP, libc::EINVAL];
-    error.raw_os_error().is_some_and(|code| denied.contains(&code))
+fn is_denied(error: Errno) -> bool {
+    let denied = [Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::OPNOTSUPP, Errno::INVAL];
+    denied.contains(&error)
 }
 
 fn part(start: *mut u8, bytes: usize) -> libc::iovec {
@@ -220,13 +213,13 @@ fn scatter(stream: &TcpStream, mut parts: Vec<libc::iovec>) -> io::Result<()> {
 /// bytes as before are there *again*, which may never come.
 fn await_bytes(stream: &TcpStream, bytes: usize) -> io::Result<()> {
     let timeout = stream.read_timeout()?;
-    let timeout_ms = timeout.map_or(-1, |timeout| timeout.as_millis().min(1 << 30) as libc::c_int);
+    // Longer than any link's timeout is as long as it takes.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     wake_at(stream, bytes)?;
-    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, which outlives the call.
-    let waited = match retry(|| unsafe { libc::poll(&mut poll, 1, timeout_ms) } as isize) {
+    let mut readable = [PollFd::new(stream, PollFlags::IN)];
+    let waited = match retry_on_intr(|| poll(&mut readable, timeout.as_ref())) {
         Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
-        other => other.map(drop),
+        other => other.map(drop).map_err(io::Error::from),
     };
     // The next read may be one of a few bytes.
     wake_at(stream, 1)?;

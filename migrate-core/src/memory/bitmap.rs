@@ -1,9 +1,9 @@
 //! Sets of pages as bitmaps, and runs of pages in them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::group::{GROUP_PAGES, Group};
 use super::page::{PageNumber, PageRange, all, each};
+// Of the standard library; tests put others in their place.
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A set of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]

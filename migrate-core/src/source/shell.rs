@@ -27,7 +27,7 @@ use crate::policy::Stun;
 use crate::proto::StunNumber;
 use crate::proto::hello::MigrationId;
 use crate::proto::message::Setup;
-use crate::report::{Contents, Downtime, MigrationReport, Overrun, SCHEMA};
+use crate::report::{Contents, Downtime, MigrationReport, Overrun, Phase, SCHEMA, Status};
 use crate::session::Failure;
 use crate::session::record::SourceRecord;
 use crate::session::source::{Arrival, Event, Order, Settings, Source};
@@ -57,6 +57,8 @@ pub(super) struct Attempt<'a> {
     pub(super) observer: &'a mut dyn Observer,
     pub(super) id: MigrationId,
     pub(super) report: MigrationReport,
+    /// How far it is.
+    phase: Phase,
     pub(super) debt: Debt,
     /// What is known of pages that were not sent yet.
     pub(super) looks: Arc<Looks>,
@@ -147,7 +149,7 @@ impl<'a> Attempt<'a> {
             downtime_goal_ms: ms(settings.limits.goal),
             over_goal: false,
             cpu_ms: 0.0,
-            outcome: String::new(),
+            status: Status::under_way(),
         };
         let (to_main, signals) = mpsc::channel();
         let interrupts = observer.interrupts();
@@ -159,6 +161,7 @@ impl<'a> Attempt<'a> {
             observer,
             id,
             report,
+            phase: Phase::Setup,
             debt: Debt::of(pages),
             looks: Arc::new(Looks::none(0)),
             first_page: Instant::now(),
@@ -200,12 +203,12 @@ impl<'a> Attempt<'a> {
         self.report.total_ms = self.report.setup_ms + self.report.migration_ms;
         match (result, control) {
             (Ok(arrival), Some(control)) => {
-                self.report.outcome = "done".to_owned();
+                self.report.status = Status::done();
                 let notes = (arrival == Arrival::Running).then(|| self.notes(control));
                 Ok(Migrated { report: self.report, control: notes })
             }
             (Err(error), control) => {
-                self.report.outcome = error.to_string();
+                self.report.status = Status::of(&error, self.phase);
                 // A guest that was given up stays committed on disk.
                 let unresolved = matches!(error, Error::Unresolved { .. });
                 let withdrawal = control.filter(|_| !unresolved).map(|control| {
@@ -266,6 +269,7 @@ impl<'a> Attempt<'a> {
 
     fn phases(&mut self, control: &mut Control) -> Result<Arrival, Error> {
         let links = self.setup(control)?;
+        self.phase = Phase::Copying;
         let result = self.copy_and_stun(control, &links);
         if let Err(error) = &result {
             // Said before the data connections go, so that the other side hears the reason first.
@@ -370,6 +374,7 @@ impl<'a> Attempt<'a> {
             OverLimit::Accept => None,
         };
         self.paused = Some(paused);
+        self.phase = Phase::Stun;
         self.guest.pause()?;
         let stopped = Instant::now();
         let (written, _) = self.harvest()?;
@@ -416,6 +421,7 @@ impl<'a> Attempt<'a> {
             }
         }
 
+        self.phase = Phase::Handover;
         control.conductor.on(Event::Commit);
         let arrival = loop {
             match self.next_order(control)? {
@@ -507,7 +513,7 @@ impl<'a> Attempt<'a> {
 
     /// The stun was called off, the guest runs on here: the policy hears of it.
     fn go_back(&mut self, paused: Instant, goal: Duration) -> Handover {
-        self.paused = None;
+        (self.paused, self.phase) = (None, Phase::Copying);
         let (took, owed, sent) = (paused.elapsed(), self.debt.count(), self.sent());
         let at_ms = ms(paused - self.first_page);
         self.report.overruns.push(Overrun { at_ms, took_ms: ms(took), pages: owed });

@@ -5,6 +5,7 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
+use workload::fill::fill;
 use workload::heartbeat::beat;
 use workload::journal::{JournalWriter, Motion, RunId};
 use workload::region::Region;
@@ -42,7 +43,7 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
     };
     let workload = Arc::new(spec.resolve().unwrap());
     let memory = Arc::new(Region::create(&region, spec.memory).unwrap());
-    memory.fill(&workload, |_| {});
+    fill(&memory, &workload, |_| {});
     let mut log = JournalWriter::create(&journal, run, &spec).unwrap();
     let watermarks = Watermarks::new(&[0, 0]);
     beat(&watermarks, 0, Motion::Running, &mut log);

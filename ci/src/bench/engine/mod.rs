@@ -7,7 +7,7 @@
 mod kvm;
 mod peers;
 
-use serde_json::Value;
+use anyhow::Context;
 use workload::units::Rate;
 
 use super::{Limit, Row, median};
@@ -248,8 +248,8 @@ fn shaped() -> anyhow::Result<Vec<Row>> {
         let mut carried = Vec::new();
         for _ in 0..3 {
             let transfer = peers::ours(&hosts, &arguments)?;
-            let bytes = transfer.report["attempts"][0]["page_bytes"].as_f64();
-            carried.push(bytes.unwrap_or(f64::NAN) / transfer.seconds);
+            let attempt = transfer.ours()?.last().context("nothing was tried")?;
+            carried.push(attempt.page_bytes as f64 / transfer.seconds);
         }
         let carried = median(carried);
         rows.push(row(
@@ -332,9 +332,9 @@ fn guest() -> anyhow::Result<Vec<Row>> {
     let arguments =
         ["--memory", "256MiB", "--rate", "112MB/s", "--policy", "precopy", "--rounds", "60"];
     let transfer = peers::ours(&hosts, &[&arguments[..], &WHOLE].concat())?;
-    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let (wanted, got) =
-        (number(&transfer.report["rate_wanted"]), number(&transfer.report["rate_achieved"]));
+    let report = transfer.ours()?;
+    let wanted = report.rate_wanted.context("a rate was wanted")? as f64;
+    let got = report.rate_achieved;
     let lost = 100.0 * (1.0 - got / wanted);
     Ok(vec![row(
         "throughput lost to write tracking, %",
@@ -370,7 +370,9 @@ fn policies(quick: bool) -> anyhow::Result<Vec<Row>> {
         ];
         peers::ours(&hosts, &[&base[..], more].concat())
     };
-    let lost_s = |t: &Transfer| t.report["guest"]["lost_ms"].as_f64().unwrap_or(f64::NAN) / 1e3;
+    let lost_s = |t: &Transfer| -> anyhow::Result<f64> {
+        Ok(t.ours()?.guest.as_ref().context("the guest's cost")?.lost_ms / 1e3)
+    };
     let mut rows = Vec::new();
     let friendly = "stream,record=16KiB,content=delta:8";
     let adaptive = run("adaptive", friendly, 0.92, &[])?;
@@ -399,9 +401,9 @@ fn policies(quick: bool) -> anyhow::Result<Vec<Row>> {
         ));
         rows.push(row(
             &format!("{name} r={r}: guest lost / vmotion"),
-            seconds(lost_s(&adaptive)),
-            seconds(lost_s(&vmotion)),
-            lost_s(&adaptive) / lost_s(&vmotion),
+            seconds(lost_s(&adaptive)?),
+            seconds(lost_s(&vmotion)?),
+            lost_s(&adaptive)? / lost_s(&vmotion)?,
             Limit::AtMost(1.0),
         ));
     }
@@ -409,7 +411,8 @@ fn policies(quick: bool) -> anyhow::Result<Vec<Row>> {
     for workload in ["zipf", "hotset"] {
         let more = [&WHOLE[..], &["--writers", "1"]].concat();
         let transfer = run("adaptive", workload, 0.9, &more)?;
-        let bytes = transfer.report["optimality"]["bytes_ratio"].as_f64().unwrap_or(f64::NAN);
+        let optimality = transfer.ours()?.optimality.as_ref();
+        let bytes = optimality.context("the bandwidth is not known")?.bytes_ratio;
         rows.push(row(
             &format!("{workload} r=0.9: bytes / least bytes"),
             format!("{bytes:.3}x"),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use migrate_core::report::{RunReport, RunVerdict};
 use serde_json::Value;
 
 use crate::hosts::{ADDRESS_B, Hosts};
@@ -26,7 +27,14 @@ pub(super) struct Transfer {
     pub(super) cpu_s_per_gib: f64,
     pub(super) downtime_ms: f64,
     /// The sender's report, if it is ours.
-    pub(super) report: Value,
+    pub(super) report: Option<Box<RunReport>>,
+}
+
+impl Transfer {
+    /// The report of one of ours.
+    pub(super) fn ours(&self) -> anyhow::Result<&RunReport> {
+        self.report.as_deref().context("a migration of another program has no report of ours")
+    }
 }
 
 /// `bytes` at the speed of two iperf3 processes together (3.12 has one thread each), which send for
@@ -84,23 +92,20 @@ pub(super) fn ours(hosts: &Hosts, arguments: &[&str]) -> anyhow::Result<Transfer
     receiver.0.wait()?;
     let report = report_of(&output)?;
     anyhow::ensure!(
-        report["verdict"] == "PROVEN",
+        report.verdict == RunVerdict::Proven,
         "{}: {}",
-        report["verdict"],
-        report["attempts"][0]["outcome"]
+        report.verdict,
+        report.status.text
     );
-    let received: Value = serde_json::from_slice(&received.join().unwrap_or_default())
-        .context("the receiver's report cannot be read")?;
-    let attempt = &report["attempts"][0];
-    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let gib = number(&attempt["memory_pages"]) * 4096.0 / GIB;
-    let cpu_ms = number(&attempt["cpu_ms"]) + number(&received["cpu_ms"]);
+    let received = received.read()?;
+    let attempt = report.last().context("the sender tried nothing")?;
+    let gib = attempt.memory_pages as f64 * 4096.0 / GIB;
     Ok(Transfer {
-        seconds: number(&attempt["migration_ms"]) / 1e3,
-        setup_s: number(&attempt["setup_ms"]) / 1e3,
-        cpu_s_per_gib: cpu_ms / 1e3 / gib,
-        downtime_ms: number(&attempt["downtime"]["total_ms"]),
-        report,
+        seconds: attempt.migration_ms / 1e3,
+        setup_s: attempt.setup_ms / 1e3,
+        cpu_s_per_gib: (attempt.cpu_ms + received.cpu_ms) / 1e3 / gib,
+        downtime_ms: attempt.downtime.total_ms,
+        report: Some(Box::new(report)),
     })
 }
 
@@ -148,7 +153,7 @@ pub(super) fn qemu(
         setup_s,
         cpu_s_per_gib: cpu.as_secs_f64() / (memory_kib as f64 * 1024.0 / GIB),
         downtime_ms: claim.downtime_ms,
-        report: Value::Null,
+        report: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::json;
 use verifier::evidence;
 use workload::clock::realtime_ns;
 use workload::journal::Journal;
@@ -245,11 +245,6 @@ fn death(console: &str) -> Option<String> {
     let line = console.lines().find(|line| SIGNS.iter().any(|sign| line.contains(sign)))?;
     let said = line.split_once("] ").map_or(line, |(_, said)| said);
     Some(format!("the guest died: {}", said.trim()))
-}
-
-/// A JSON value as a number, for tables.
-pub(super) fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

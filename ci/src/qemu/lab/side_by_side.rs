@@ -9,7 +9,7 @@ use workload::exit;
 use workload::units::{Bytes, Rate};
 
 use super::bed::{Bed, Plan};
-use super::evidence::{self, number};
+use super::evidence;
 use crate::hosts::{Hosts, LinkShape};
 use crate::programs::{beside, receiver, report_of};
 use crate::qemu::migration::Mode;
@@ -122,18 +122,19 @@ fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
         .context("cannot run the sender")?;
     receiver.0.wait()?;
     let report = report_of(&output)?;
-    let attempt = &report["attempts"][0];
-    let proof_ms = number(&attempt["downtime"]["proof_ms"]);
+    let attempt = report.last().context("the sender tried nothing")?;
+    let proof_ms = attempt.downtime.proof_ms;
+    let testimony = report.proof.as_ref().and_then(|proof| proof.testimony.as_ref());
     Ok(Line {
-        total_s: number(&attempt["migration_ms"]) / 1e3,
-        claimed_ms: number(&attempt["downtime"]["total_ms"]),
+        total_s: attempt.migration_ms / 1e3,
+        claimed_ms: attempt.downtime.total_ms,
         // Both include the proof, which is not the migration's.
-        felt_ms: Some(number(&report["proof"]["testimony"]["felt_gap_ms"]) - proof_ms),
-        seen_ms: number(&report["journal_gap_ms"]) - proof_ms,
-        rounds: attempt["rounds"].as_array().map_or(0, Vec::len) as u64,
-        megabytes: number(&attempt["wire_bytes"]) / 1e6,
-        slowed_percent: slowed(number(&report["rate_achieved"])),
-        verdict: report["verdict"].as_str().unwrap_or("?").to_owned(),
+        felt_ms: testimony.map(|testimony| testimony.felt_gap_ms - proof_ms),
+        seen_ms: report.journal_gap_ms.context("there is no journal")? - proof_ms,
+        rounds: attempt.rounds.len() as u64,
+        megabytes: attempt.wire_bytes as f64 / 1e6,
+        slowed_percent: slowed(report.rate_achieved),
+        verdict: report.verdict.to_string(),
     })
 }
 

@@ -20,8 +20,11 @@ use migrate_core::memory::PAGE_BYTES;
 use migrate_core::operator::Desk;
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::proto::Epoch;
+use migrate_core::report::{
+    BenchReport, BenchRun, MigrationReport, RatioReport, RunReport, RunVerdict, SCHEMA,
+};
 use migrate_core::source::SourceSettings;
-use verifier::verdict::Verdict;
+use migrate_core::trial::Trial;
 use workload::profile::{PatternSpec, Profile};
 use workload::say::Out;
 use workload::spec::WorkloadSpec;
@@ -29,8 +32,8 @@ use workload::units::{Bytes, Rate, number};
 use workload::{exit, interrupt, machine, say};
 
 use crate::args::StateArgs;
-use crate::output::{BenchReport, BenchRun, RatioReport, RunReport, SCHEMA, print_json, print_run};
-use crate::send::{EngineArgs, Plan, migrate};
+use crate::output::{print_json, print_run};
+use crate::send::{EngineArgs, migrate};
 
 /// The SDPS share that explains both of the white paper's figures.
 const BETA: f64 = 0.914;
@@ -56,10 +59,10 @@ enum Reading {
 
 impl Reading {
     /// Dirty rate over slow bandwidth, and the white paper's ratio.
-    fn workloads(self) -> [(f64, f64); 2] {
+    fn workloads(self) -> [(f64, Option<f64>); 2] {
         match self {
-            Self::Sdps => [(1.0, 38.0), (3.565, 5.5)],
-            Self::Unthrottled => [(0.919, 38.0), (0.333, 5.5)],
+            Self::Sdps => [(1.0, Some(38.0)), (3.565, Some(5.5))],
+            Self::Unthrottled => [(0.919, Some(38.0)), (0.333, Some(5.5))],
         }
     }
 
@@ -132,7 +135,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let desk = args.state.desk()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let workloads = match args.rate {
-        Some(rate) => vec![(rate.0 as f64 / slow.0 as f64, f64::NAN)],
+        Some(rate) => vec![(rate.0 as f64 / slow.0 as f64, None)],
         None => args.reading.workloads().to_vec(),
     };
     let mut report = BenchReport {
@@ -140,7 +143,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         reading: args.reading.name().to_owned(),
         runs: Vec::new(),
         ratios: Vec::new(),
-        verdict: String::new(),
+        verdict: RunVerdict::Inconclusive,
         exit_code: exit::PROVEN,
     };
     for (r, paper) in workloads {
@@ -166,12 +169,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             report.ratios.extend(ratio(&report.runs, policy, r, slow, fast, paper));
         }
     }
-    report.verdict = match report.exit_code {
-        exit::PROVEN => Verdict::Proven,
-        exit::WRONG => Verdict::Wrong,
-        _ => Verdict::Inconclusive,
-    }
-    .to_string();
+    report.verdict =
+        report.runs.iter().map(|run| run.run.verdict).max().unwrap_or(RunVerdict::Inconclusive);
     say::report("vmigrate", |out| match args.json {
         true => print_json(out, &report),
         false => summary(out, &report),
@@ -211,7 +210,7 @@ fn one(
     let result = Receiver::start(&directory, &args.state).and_then(|receiver| {
         let goal = PAPER_GOAL_S * (memory.0 as f64 / PAPER_MEMORY) * (PAPER_LINK / slow.0 as f64);
         let engine = &args.engine;
-        let plan = Plan {
+        let trial = Trial {
             spec: WorkloadSpec {
                 seed: args.seed,
                 memory,
@@ -251,7 +250,7 @@ fn one(
             retry: 0,
             linger: Duration::from_millis(500),
         };
-        migrate(&plan)
+        migrate(&trial)
     });
     let _ = std::fs::remove_dir_all(&directory);
     result
@@ -320,18 +319,17 @@ fn ratio(
     r: f64,
     slow: Rate,
     fast: Rate,
-    paper: f64,
+    paper: Option<f64>,
 ) -> Option<RatioReport> {
     let of = |link: Rate| -> Option<Vec<_>> {
         runs.iter()
             .filter(|run| run.policy == policy && run.r_wanted == r && run.link == link.0)
-            .map(|run| run.run.attempts.last().filter(|m| m.outcome == "done"))
+            .map(|run| run.run.attempts.last().filter(|m| m.is_done()))
             .collect()
     };
     let (slow_runs, fast_runs) = (of(slow)?, of(fast)?);
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let over = |runs: &[&migrate_core::report::MigrationReport],
-                f: fn(&migrate_core::report::MigrationReport) -> f64| {
+    let over = |runs: &[&MigrationReport], f: fn(&MigrationReport) -> f64| {
         mean(&runs.iter().map(|m| f(m)).collect::<Vec<_>>())
     };
     let (b_slow, b_fast) =
@@ -396,7 +394,7 @@ fn summary(out: &mut Out, report: &BenchReport) -> io::Result<()> {
     let several = report.ratios.iter().any(|x| x.policy != report.ratios[0].policy);
     for x in &report.ratios {
         let beta = x.beta.map_or("   -".to_owned(), |b| format!("{b:.3}"));
-        let paper = if x.paper.is_nan() { "-".to_owned() } else { format!("{:.1}x", x.paper) };
+        let paper = x.paper.map_or("-".to_owned(), |paper| format!("{paper:.1}x"));
         writeln!(
             out,
             "{:>5} ({:.3}) {:>5} {beta:>7} {:>7.2} s {:>7.2} s {:>7}x {:>6}x {paper:>7} {:>10}",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use migrate_core::memory::PAGE_BYTES;
+use migrate_core::trial::{self, Step};
 use migrate_core::{destination, source};
 use workload::units::{Bytes, Rate};
 use workload::{interrupt, say};
@@ -17,8 +18,6 @@ pub(crate) struct Console {
     bar: Option<ProgressBar>,
     round: u32,
     shown: Instant,
-    /// Interrupts that had been counted when this console began.
-    interrupts: usize,
 }
 
 impl Console {
@@ -29,12 +28,7 @@ impl Console {
                 .progress_chars("=> ");
             ProgressBar::new(1).with_style(style)
         });
-        Self { bar, round: 0, shown: Instant::now(), interrupts: interrupt::count() }
-    }
-
-    /// Whether the user interrupted since this console began.
-    pub(crate) fn interrupted(&self) -> bool {
-        interrupt::count() > self.interrupts
+        Self { bar, round: 0, shown: Instant::now() }
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -127,6 +121,21 @@ impl source::Observer for Console {
 
     fn interrupts(&self) -> usize {
         interrupt::count()
+    }
+}
+
+impl trial::Observer for Console {
+    fn step(&mut self, step: Step<'_>) {
+        match step {
+            Step::TriesAgain { why } => {
+                self.say(&format!("{why}; the guest runs on here, trying again"));
+            }
+            Step::RunsOnHere { linger } => self.say(&format!(
+                "the guest runs on here for {:.1} s (Ctrl-C ends it now)",
+                linger.as_secs_f64()
+            )),
+            Step::NoTestimony { why } => self.say(&why),
+        }
     }
 }
 

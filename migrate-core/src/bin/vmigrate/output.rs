@@ -3,141 +3,16 @@
 use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
-use migrate_core::guest::stamped::cost::GuestCost;
-use migrate_core::guest::stamped::proof::{Proof, Scanned};
 use migrate_core::memory::PAGE_BYTES;
-use migrate_core::policy::PolicyKind;
-use migrate_core::predict::bound::Optimality;
-use migrate_core::report::MigrationReport;
-use schemars::JsonSchema;
+use migrate_core::report::{BenchReport, MigrationReport, ReceiveReport, RunReport};
 use serde::Serialize;
-use verifier::verdict::Verdict;
 use workload::exit;
 use workload::say;
 use workload::say::Out;
-use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, number};
 
-/// Version of the documents of this module.
-pub(crate) const SCHEMA: u32 = migrate_core::report::SCHEMA;
 /// Rounds shown as text; JSON has all.
 const ROUNDS_SHOWN: usize = 16;
-
-/// One guest, and every attempt to migrate it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct RunReport {
-    /// Version of this format.
-    pub(crate) schema: u32,
-    /// What the guest wrote.
-    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
-    pub(crate) workload: WorkloadSpec,
-    /// Bytes of records per second that were wanted; null for as fast as possible.
-    pub(crate) rate_wanted: Option<u64>,
-    /// Bytes of records per second that the guest wrote from the first page to the stun.
-    pub(crate) rate_achieved: f64,
-    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about memory where the guest runs now.
-    pub(crate) verdict: String,
-    /// What the source's own evidence lacks or shows; what speaks against the proof stands there.
-    pub(crate) reasons: Vec<String>,
-    /// Exit code of the command.
-    pub(crate) exit_code: u8,
-    /// Every attempt, the last one last.
-    pub(crate) attempts: Vec<MigrationReport>,
-    /// The proof of the attempt that succeeded.
-    pub(crate) proof: Option<Proof>,
-    /// The scan at the source after the last attempt failed.
-    pub(crate) source_scan: Option<Scanned>,
-    /// Longest time between two heartbeats in the journal, in milliseconds, if there was one.
-    pub(crate) journal_gap_ms: Option<f64>,
-    /// What the migration cost its guest; null if there was none.
-    pub(crate) guest: Option<GuestCost>,
-    /// The migration beside what was possible; null if there was none.
-    pub(crate) optimality: Option<Optimality>,
-}
-
-/// A ratio of two migration times beside the model's and the paper's.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct RatioReport {
-    /// Who decided.
-    pub(crate) policy: PolicyKind,
-    /// Dirty rate over slow link bandwidth, as asked for.
-    pub(crate) r_wanted: f64,
-    /// As measured.
-    pub(crate) r: f64,
-    /// Fast link over slow link bandwidth, as measured.
-    pub(crate) k: f64,
-    /// Pages dirtied over pages sent under SDPS, as measured; null if it never throttled.
-    pub(crate) beta: Option<f64>,
-    /// Mean migration time over the slow link, milliseconds.
-    pub(crate) slow_ms: f64,
-    /// Mean migration time over the fast link, milliseconds.
-    pub(crate) fast_ms: f64,
-    /// Mean time that each vCPU was kept from running over the slow link, milliseconds.
-    pub(crate) slow_lost_ms: f64,
-    /// The same over the fast link.
-    pub(crate) fast_lost_ms: f64,
-    /// Slow over fast.
-    pub(crate) measured: f64,
-    /// Standard deviation of the ratio over iterations; null for one iteration.
-    pub(crate) spread: Option<f64>,
-    /// What the model says at the measured r, k and beta.
-    pub(crate) model: f64,
-    /// What the white paper reports.
-    pub(crate) paper: f64,
-}
-
-/// One migration of a bench.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct BenchRun {
-    /// Who decided.
-    pub(crate) policy: PolicyKind,
-    /// Dirty rate over slow link bandwidth, as asked for.
-    pub(crate) r_wanted: f64,
-    /// Bandwidth of the link, bytes per second.
-    pub(crate) link: u64,
-    /// From 1.
-    pub(crate) iteration: u32,
-    /// The run.
-    pub(crate) run: RunReport,
-}
-
-/// A whole bench.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct BenchReport {
-    /// Version of this format.
-    pub(crate) schema: u32,
-    /// Which reading of the white paper: `sdps` or `unthrottled`.
-    pub(crate) reading: String,
-    /// Every migration.
-    pub(crate) runs: Vec<BenchRun>,
-    /// One per workload; empty if a migration failed.
-    pub(crate) ratios: Vec<RatioReport>,
-    /// The worst verdict.
-    pub(crate) verdict: String,
-    /// Exit code of the command.
-    pub(crate) exit_code: u8,
-}
-
-/// What a receiver reports.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct ReceiveReport {
-    /// Version of this format.
-    pub(crate) schema: u32,
-    /// The migration's id, 32 hexadecimal digits.
-    pub(crate) migration: String,
-    /// Hosts the guest has left.
-    pub(crate) epoch: u64,
-    /// Pages received, zero pages and repeats included.
-    pub(crate) pages: u64,
-    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`.
-    pub(crate) verdict: String,
-    /// What speaks against a proof.
-    pub(crate) reasons: Vec<String>,
-    /// CPU time of the receiver while pages came in, in milliseconds.
-    pub(crate) cpu_ms: f64,
-    /// The scans.
-    pub(crate) testimony: migrate_core::guest::stamped::proof::Testimony,
-}
 
 /// Whose schema.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -167,16 +42,6 @@ pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
 pub(crate) fn print_json(out: &mut Out, document: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, document)?;
     writeln!(out)
-}
-
-/// The exit code of a run, from its verdict and whether the guest moved.
-pub(crate) fn exit_code(verdict: Verdict, error: Option<&migrate_core::Error>) -> u8 {
-    match error {
-        _ if verdict == Verdict::Wrong => exit::WRONG,
-        Some(migrate_core::Error::Unresolved { .. }) => exit::UNRESOLVED,
-        Some(_) => exit::FAILED,
-        None => verdict.exit_code(),
-    }
 }
 
 /// One migration as text.
@@ -254,8 +119,8 @@ fn print_attempt(out: &mut Out, m: &MigrationReport) -> io::Result<()> {
         m.policy.name(),
         m.tracker
     )?;
-    if m.outcome != "done" {
-        writeln!(out, "  failed    {}", m.outcome)?;
+    if !m.is_done() {
+        writeln!(out, "  failed    {}", m.status.text)?;
     }
     let rate = match m.send_rate() > 0.0 {
         true => Rate(m.send_rate() as u64).to_string(),

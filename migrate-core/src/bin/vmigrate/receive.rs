@@ -15,14 +15,14 @@ use migrate_core::link::LinkSettings;
 use migrate_core::link::address::HostPort;
 use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Side;
-use verifier::verdict::Verdict;
+use migrate_core::report::{ReceiveReport, RunVerdict, SCHEMA, Status};
 use workload::say::Out;
 use workload::units::parse_duration;
 use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
-use crate::output::{ReceiveReport, SCHEMA, print_json};
+use crate::output::print_json;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
@@ -74,10 +74,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut factory = StampedFactory { journal: args.journal.clone(), traces: args.traces.clone() };
     match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
-            let (verdict, report) = prove(arrived, &console)?;
+            let report = prove(arrived, &console)?;
             console.clear();
             say::report("vmigrate", |out| print(args, &report, out));
-            Ok(verdict.exit_code())
+            Ok(report.memory.exit_code())
         }
         Err(error) => {
             console.clear();
@@ -114,10 +114,7 @@ fn listen(endpoint: &HostPort, settings: &LinkSettings) -> anyhow::Result<Endpoi
 const NOTE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lets the guest run on, looks again, and tells the source.
-fn prove(
-    mut arrived: Arrived<StampedShadow>,
-    console: &Console,
-) -> anyhow::Result<(Verdict, ReceiveReport)> {
+fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Result<ReceiveReport> {
     let mut shadow = arrived.guest;
     // What goes wrong with the guest from here on is told, and never ends it.
     let mut trouble: Vec<String> =
@@ -152,18 +149,21 @@ fn prove(
     // written at all, be whole, and go on writing.
     let first = testimony.before_resume.watermarks.clone();
     let began = first.iter().map(|w| w.saturating_sub(1)).collect();
-    let (verdict, proof) = judge(lines, began, first.clone(), None, Some(testimony.clone()));
-    let report = ReceiveReport {
+    let proof = judge(lines, began, first.clone(), None, Some(testimony.clone()));
+    let memory = proof.verdict;
+    Ok(ReceiveReport {
         schema: SCHEMA,
         migration: arrived.migration.to_string(),
         epoch: arrived.epoch.0,
         pages: arrived.pages,
-        cpu_ms: arrived.cpu_ms,
-        verdict: verdict.to_string(),
+        migrated: true,
+        memory,
+        verdict: RunVerdict::of(true, memory),
+        status: Status::of_memory(memory, proof.reasons.join("; ")),
         reasons: proof.reasons,
+        cpu_ms: arrived.cpu_ms,
         testimony,
-    };
-    Ok((verdict, report))
+    })
 }
 
 fn print(args: &Args, report: &ReceiveReport, out: &mut Out) -> io::Result<()> {

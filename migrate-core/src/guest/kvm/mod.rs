@@ -25,20 +25,20 @@ use std::time::{Duration, Instant};
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use serde::Deserialize;
-use verifier::scan::Moment;
+use verifier::memory::Moment;
 use workload::region::Region;
 use workload::spec::Workload;
 use workload::stats::Stats;
 use workload::writer::Watermarks;
 
-use super::gate::{Control, Gate, Gates, Passage};
-use super::stamped::Machine;
+use super::machine::{Machine, not_paused};
 use super::tracker::TrackerKind;
 use super::{DirtyTracker, GuestError, MemoryView, threads};
 use layout::Layout;
 use log::DirtyLog;
 use state::{MachineState, VcpuState};
 use vcpu::{Died, Due, Slot};
+use workload::gate::{Control, Gate, Gates, Passage};
 
 /// Time between looks at the operation counters in guest memory.
 const MIRROR_INTERVAL: Duration = Duration::from_millis(1);
@@ -294,7 +294,7 @@ impl Machine for KvmMachine {
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {
-        self.gates.close(|| self.kick_all())?;
+        self.gates.close(|| self.kick_all()).map_err(not_paused)?;
         self.counters.mirror();
         match self.died() {
             Some(why) => {
@@ -411,6 +411,7 @@ impl Drop for KvmMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use workload::fill::fill;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -426,7 +427,7 @@ mod tests {
         let workload = Arc::new(spec.resolve().unwrap());
         let memory = Bytes(memory.0 + system_bytes(&workload));
         let region = Arc::new(Region::anonymous(memory).unwrap());
-        region.fill(&workload, |_| {});
+        fill(&region, &workload, |_| {});
         let vm = Vm::create(&workload, &region).unwrap();
         let watermarks = Watermarks::new(&[0, 0]);
         let mut machine = vm.start(None, &watermarks, None, Gate::Open).unwrap();

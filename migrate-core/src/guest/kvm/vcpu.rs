@@ -7,7 +7,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::payload::PORT;
 use super::state::VcpuState;
-use crate::guest::gate::Passage;
+use workload::gate::Passage;
 
 /// Operations that are granted at once at most: a rate is to be even.
 const GRANT_MAX: u64 = 4096;
@@ -64,11 +64,10 @@ impl Due {
 
 /// Runs a vCPU until it is told to stop, or dies; either way nobody waits for it afterwards.
 pub(super) fn run(mut vcpu: VcpuFd, mut passage: Passage, mut due: Due, slot: &Arc<Mutex<Slot>>) {
-    let control = passage.control.clone();
     if let Err(died) = live(&mut vcpu, &mut passage, &mut due, slot) {
         slot.lock().unwrap_or_else(PoisonError::into_inner).died = Some(died);
     }
-    control.leave();
+    passage.leave();
 }
 
 fn live(

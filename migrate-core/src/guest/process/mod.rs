@@ -6,16 +6,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use verifier::expected::Expected;
-use verifier::scan::Moment;
+use verifier::memory::Moment;
 use workload::region::Region;
 use workload::spec::Workload;
 use workload::stats::Stats;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 
-use super::gate::{Control, Gate, Gates, PAUSE_TIMEOUT, Passage};
-use super::stamped::Machine;
+use super::machine::{Machine, not_paused};
 use super::tracker::{self, TrackerKind};
 use super::{DirtyTracker, GuestError, MemoryView, threads};
+use workload::gate::{Control, Gate, Gates, PAUSE_TIMEOUT, Passage};
 
 /// Writer threads.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Vcpu for ThreadVcpu {
     }
 
     fn rest(&mut self, time: Duration) {
-        self.0.control.rest(time);
+        self.0.rest(time);
     }
 
     fn collect(&mut self, stats: &mut Stats) {
@@ -132,7 +132,7 @@ impl Machine for Threads {
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {
-        self.gates.close(|| ())
+        self.gates.close(|| ()).map_err(not_paused)
     }
 
     fn resume(&mut self) {

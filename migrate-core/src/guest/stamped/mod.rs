@@ -3,9 +3,8 @@
 //!
 //! What its vCPUs are is a `Machine`'s affair: threads (`guest::process`) or a virtual machine
 //! (`guest::kvm`). How it comes to life on the destination is `shadow`'s subject, what was proven
-//! about it [`proof`]'s, what the migration cost it [`cost`]'s.
+//! about it [`proof`]'s.
 
-pub mod cost;
 pub mod gauge;
 mod machine;
 pub mod proof;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
 use workload::clock::realtime_ns;
+use workload::fill::fill;
 use workload::heartbeat::Heart;
 use workload::journal::{JournalWriter, RunId};
 use workload::machine::require_memory;
@@ -28,15 +28,15 @@ use workload::stats::Stats;
 use workload::units::{Bytes, Rate};
 use workload::writer::{Pace, Watermarks};
 
-use super::gate::Gate;
+use super::machine::Machine;
 use super::process::Threads;
 use super::tracker::TrackerKind;
 use super::{DirtyTracker, Guest, GuestError, MemoryView, threads};
 use gauge::Gauge;
 use machine::Prepared;
 use proof::Scanned;
+use workload::gate::Gate;
 
-pub(super) use machine::Machine;
 pub use machine::MachineKind;
 pub use shadow::{StampedFactory, StampedShadow};
 
@@ -147,7 +147,7 @@ impl StampedGuest {
         };
         description.check().map_err(|e| fail(&e))?;
         let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
-        region.fill(&workload, |_| {});
+        fill(&region, &workload, |_| {});
         let journal = match journal {
             Some(path) => {
                 Some(JournalWriter::create(path, run, workload.spec()).map_err(|e| fail(&e))?)

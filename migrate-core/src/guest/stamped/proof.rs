@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
 use verifier::extent::Faults;
 use verifier::manifest::Manifest;
-use verifier::scan::{Moment, scan_watched};
+use verifier::memory::Moment;
+use verifier::scan::scan_watched;
 use verifier::verdict::Verdict;
 use workload::region::Region;
 use workload::spec::Workload;
@@ -92,7 +93,8 @@ pub struct Testimony {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Proof {
     /// The answer.
-    pub verdict: String,
+    #[schemars(with = "String")]
+    pub verdict: Verdict,
     /// What speaks against a proof; empty if proven.
     pub reasons: Vec<String>,
     /// Watermarks at the source when the attempt began and at the stun.
@@ -110,7 +112,7 @@ pub fn judge(
     stunned: Vec<u64>,
     source_root: Option<String>,
     testimony: Option<Testimony>,
-) -> (Verdict, Proof) {
+) -> Proof {
     let mut verdict = Verdict::Proven;
     let mut reasons = Vec::new();
     let mut object = |against: Verdict, reason: String| {
@@ -163,14 +165,7 @@ pub fn judge(
             }
         }
     }
-    let proof = Proof {
-        verdict: verdict.to_string(),
-        reasons,
-        source_watermarks: [began, stunned],
-        source_root,
-        testimony,
-    };
-    (verdict, proof)
+    Proof { verdict, reasons, source_watermarks: [began, stunned], source_root, testimony }
 }
 
 /// SHA-256 root of a region at rest.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use verifier::expected::Expected;
 use verifier::manifest::Manifest;
-use verifier::scan::Moment;
+use verifier::memory::Moment;
 use workload::journal::{JournalWriter, RunId};
 use workload::machine::require_memory;
 use workload::region::Region;
@@ -20,8 +20,8 @@ use workload::units::Bytes;
 use super::machine::Prepared;
 use super::proof::Scanned;
 use super::{Description, DeviceState, MachineKind, StampedGuest, sys};
-use crate::guest::gate::{Gate, PAUSE_TIMEOUT};
 use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory, Work};
+use workload::gate::{Gate, PAUSE_TIMEOUT};
 
 /// Builds stamped guests on the destination, whatever runs them.
 #[derive(Clone, Debug, Default)]

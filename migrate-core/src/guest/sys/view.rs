@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
 
 use crate::guest::{Work, threads};
 use crate::memory::{Bitmap, PAGE_BYTES, PageNumber, PageRange, all, each};
@@ -182,15 +183,12 @@ impl MemoryView {
         let (start, bytes) = self.raw(&range);
         // SAFETY: advice on our own mapping changes no contents. Where the system has no huge
         // pages to give for such memory, small ones do.
-        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
-        // SAFETY: MADV_POPULATE_WRITE on our own mapping changes no contents.
-        match unsafe { libc::madvise(start.cast(), bytes, libc::MADV_POPULATE_WRITE) } {
-            0 => return Ok(()),
-            _ => match io::Error::last_os_error() {
-                // Before Linux 5.14: touch page by page.
-                e if e.raw_os_error() == Some(libc::EINVAL) => {}
-                e => return Err(e),
-            },
+        let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
+        // SAFETY: making pages of our own mapping changes no contents.
+        match unsafe { madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) } {
+            // Before Linux 5.14: touch page by page.
+            Err(Errno::INVAL) => {}
+            other => return Ok(other?),
         }
         for page in each(range) {
             self.words(&page.alone())[0].fetch_or(0, Ordering::Relaxed);

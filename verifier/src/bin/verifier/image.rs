@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
-use verifier::evidence::{self, Evidence};
-use verifier::extent::Faults;
+use verifier::evidence;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
-use verifier::scan::{Moment, Scan, scan};
+use verifier::memory::Moment;
+use verifier::report::{ImageReport, Moved, SCHEMA};
+use verifier::scan::{Scan, scan};
 use verifier::verdict::Verdict;
 use workload::PAGE_BYTES;
 use workload::say;
@@ -58,35 +59,6 @@ struct Map {
     run: String,
     /// Guest-physical address by page of the region; absent where not found.
     places: Vec<Option<u64>>,
-}
-
-/// A page that is not where it was, or not where its neighbours are.
-#[derive(Serialize)]
-struct Moved {
-    page: u64,
-    physical: u64,
-    expected_physical: u64,
-}
-
-/// The report, as printed with `--json`.
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    verdict: Verdict,
-    reasons: &'a [String],
-    watermarks: &'a [u64],
-    pages_found: u64,
-    pages_missing: &'a [u64],
-    pages_expected_zero: u64,
-    /// Region page and guest-physical address.
-    older_copies: &'a [(u64, u64)],
-    moved: &'a [Moved],
-    out_of_order: &'a [Moved],
-    lines: u64,
-    seconds: f64,
-    faults: &'a Faults,
-    in_common: Vec<String>,
-    journal: &'a Evidence,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
@@ -160,22 +132,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     }
     say::report("verifier", |out| {
         if args.json {
-            let report = Report {
-                schema: 1,
+            let report = ImageReport {
+                schema: SCHEMA,
                 verdict,
-                reasons: &reasons,
-                watermarks: &watermarks,
+                reasons: reasons.clone(),
+                watermarks: watermarks.clone(),
                 pages_found: found.pages(),
-                pages_missing: &missing,
+                pages_missing: missing.clone(),
                 pages_expected_zero: zero_pages,
-                older_copies: &found.copies,
-                moved: &moved,
-                out_of_order: &out_of_order,
+                older_copies: found.copies.clone(),
+                moved: moved.clone(),
+                out_of_order: out_of_order.clone(),
                 lines: scan.lines,
                 seconds: scan.elapsed.as_secs_f64(),
-                faults: &scan.faults,
+                faults: scan.faults.clone(),
                 in_common: scan.faults.in_common(&workload),
-                journal: &evidence,
+                journal: evidence.clone(),
             };
             serde_json::to_writer(&mut *out, &report)?;
             return writeln!(out);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde::Serialize;
-use verifier::evidence::{self, Evidence};
+use verifier::evidence;
+use verifier::report::{JournalReport, SCHEMA};
 use verifier::verdict::Verdict;
 use workload::interrupt;
 use workload::journal::Journal;
@@ -49,17 +49,6 @@ pub(crate) struct WatchArgs {
     gap: Duration,
 }
 
-/// The report, as printed with `--json`.
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    verdict: Verdict,
-    run: String,
-    evidence: &'a Evidence,
-    gaps: Vec<evidence::Gap>,
-    rates: Vec<evidence::Step>,
-}
-
 pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     anyhow::ensure!(!args.step.is_zero(), "--step must be more than zero");
     let journal = read_journal(&args.journal)?;
@@ -68,7 +57,7 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     let rates = evidence::rates(&journal, args.step);
     let verdict = evidence.verdict();
     let run = journal.run.to_string();
-    let report = Report { schema: 1, verdict, run, evidence: &evidence, gaps, rates };
+    let report = JournalReport { schema: SCHEMA, verdict, run, evidence, gaps, rates };
     say::report("verifier", |out| match args.json {
         true => {
             serde_json::to_writer(&mut *out, &report)?;
@@ -79,8 +68,8 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-fn print(journal: &Journal, report: &Report<'_>, out: &mut Out) -> std::io::Result<()> {
-    let Report { evidence, gaps, rates, verdict, .. } = report;
+fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::Result<()> {
+    let JournalReport { evidence, gaps, rates, verdict, .. } = report;
     writeln!(
         out,
         "run {}: {} of {}, {} writers, seed {}",

@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 fn self_test() -> verifier::verdict::Verdict {
     use std::io::Write;
     let scan = |region: &_, workload: &_, watermarks: &_| {
-        verifier::scan::scan(region, workload, verifier::scan::Moment::Exact, watermarks, |_| {})
+        verifier::scan::scan(region, workload, verifier::memory::Moment::Exact, watermarks, |_| {})
     };
     let (verdict, text) = match verifier::self_test::run(scan) {
         Ok(planted) => {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
-use serde::Serialize;
 use verifier::evidence::{self, Evidence};
-use verifier::extent::Faults;
 use verifier::infer::infer_watermarks;
-use verifier::scan::{self, Moment, Scan};
+use verifier::memory::Moment;
+use verifier::report::{SCHEMA, ScanReport};
+use verifier::scan::{self, Scan};
 use verifier::verdict::Verdict;
 use workload::journal::{Journal, JournalError};
 use workload::region::Region;
@@ -39,22 +39,6 @@ pub(crate) struct Args {
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
-}
-
-/// The report, as printed with `--json`.
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    verdict: Verdict,
-    reasons: &'a [String],
-    moment: &'static str,
-    watermarks: &'a [u64],
-    lines: u64,
-    unstable_lines: u64,
-    seconds: f64,
-    faults: &'a Faults,
-    in_common: Vec<String>,
-    journal: &'a Evidence,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
@@ -204,18 +188,18 @@ fn print(
 ) -> std::io::Result<()> {
     let scan = &outcome.scan;
     if args.json {
-        let report = Report {
-            schema: 1,
+        let report = ScanReport {
+            schema: SCHEMA,
             verdict: outcome.verdict,
-            reasons: &outcome.reasons,
-            moment: outcome.moment,
-            watermarks: &outcome.watermarks,
+            reasons: outcome.reasons.clone(),
+            moment: outcome.moment.to_owned(),
+            watermarks: outcome.watermarks.clone(),
             lines: scan.lines,
             unstable_lines: scan.unstable_lines,
             seconds: scan.elapsed.as_secs_f64(),
-            faults: &scan.faults,
+            faults: scan.faults.clone(),
             in_common: scan.faults.in_common(workload),
-            journal: &outcome.evidence,
+            journal: outcome.evidence.clone(),
         };
         serde_json::to_writer(&mut *out, &report)?;
         return writeln!(out);

@@ -4,10 +4,13 @@
 //! stands for `--memory 50%`, `workload.lock` for `--lock`), talks over the first serial port
 //! unless told otherwise, and powers the machine off at the end, whatever the end is.
 
-use std::ffi::CString;
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Parser;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, reboot};
 use workload::exit;
 
 use crate::run;
@@ -31,7 +34,7 @@ pub(crate) fn run() -> ! {
         Err(_) => "# workload: died".to_owned(),
     };
     workload::say::report("workload", |out| writeln!(out, "{text}"));
-    sys::power_off()
+    power_off()
 }
 
 fn live() -> anyhow::Result<u8> {
@@ -40,10 +43,9 @@ fn live() -> anyhow::Result<u8> {
     {
         std::fs::create_dir_all(target)?;
         // The kernel may have mounted /dev already.
-        if let Err(e) = sys::mount(kind, target)
-            && e.raw_os_error() != Some(libc::EBUSY)
-        {
-            anyhow::bail!("cannot mount {kind} on {target}: {e}");
+        match mount(kind, target, kind, MountFlags::empty(), None) {
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(e) => anyhow::bail!("cannot mount {kind} on {target}: {e}"),
         }
     }
     let command_line = std::fs::read_to_string("/proc/cmdline")?;
@@ -70,29 +72,12 @@ fn arguments(command_line: &str) -> Vec<String> {
     arguments
 }
 
-/// Mounts, and the end of the machine.
-mod sys {
-    use super::CString;
-    use std::io;
-
-    pub(super) fn mount(kind: &str, target: &str) -> io::Result<()> {
-        let (kind, target) = (CString::new(kind)?, CString::new(target)?);
-        // SAFETY: C strings that outlive the call; these file systems take no data.
-        let result = unsafe {
-            libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    pub(super) fn power_off() -> ! {
-        // SAFETY: plain system calls; as PID 1 of a VM of its own.
-        unsafe {
-            libc::sync();
-            libc::reboot(libc::RB_POWER_OFF);
-        }
-        loop {
-            std::thread::sleep(std::time::Duration::from_secs(1));
-        }
+/// The end of a machine of which this is PID 1.
+fn power_off() -> ! {
+    rustix::fs::sync();
+    let _ = reboot(RebootCommand::PowerOff);
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use workload::dirty::DirtyPages;
+use workload::fill::fill;
 use workload::heartbeat::{self, Heart};
 use workload::hiccup::Watch;
 use workload::journal::{JournalWriter, Motion, RunId};
@@ -16,9 +17,10 @@ use workload::outlet::OutletAddress;
 use workload::profile::Profile;
 use workload::rate::{Demand, Unit};
 use workload::region::Region;
+use workload::report::Sample;
 use workload::say;
 use workload::schedule::CatchUp;
-use workload::spec::{Workload, WorkloadSpec};
+use workload::spec::WorkloadSpec;
 use workload::trace::TraceWriter;
 use workload::units::{Bytes, Rate, parse_duration};
 use workload::writer::{BeforeWrite, Watermarks};
@@ -26,7 +28,7 @@ use workload::{exit, interrupt};
 
 use crate::control::{Control, ControlAddress};
 use crate::guest::{self, Guest};
-use crate::report::{Sample, Summary, WhatRan, Window};
+use crate::report::{WhatRan, Window, print, summary};
 
 /// How often the watermarks are looked at, for the timeline and for commands.
 const SAMPLE: Duration = Duration::from_millis(100);
@@ -164,7 +166,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         None => None,
     };
     say!("workload: filling {} with seed {}: {}", spec.memory, spec.seed, spec.workload);
-    region.fill(&workload, |_| {});
+    fill(&region, &workload, |_| {});
 
     if let Some(journal) = &mut journal {
         let fill = Watermarks::new(&vec![0; spec.writers as usize]);
@@ -201,14 +203,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     let windows = pages.finish()?;
     let what = WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds };
-    let summary =
-        Summary::new(&what, &stats, felt, &observed, &windows, refused, watermarks.read());
+    let summary = summary(&what, &stats, felt, &observed, &windows, refused, watermarks.read());
     say::report("workload", |out| match args.json {
         true => {
             serde_json::to_writer(&mut *out, &summary)?;
             writeln!(out)
         }
-        false => summary.print(out),
+        false => print(&summary, out),
     });
     if let Some(incomplete) = &incomplete {
         say!("workload: {incomplete}");
@@ -367,26 +368,4 @@ impl Line {
             say::status("");
         }
     }
-}
-
-/// Distinct pages that the operations performed in the windows dirtied, each window by itself;
-/// `None` where that are too many operations to follow.
-pub(crate) fn distinct(workload: &Workload, windows: &[Window]) -> Option<u64> {
-    use workload::unique::{OPERATIONS_MAX, Unique};
-    let last = windows.last()?;
-    if last.watermarks.iter().sum::<u64>() > OPERATIONS_MAX {
-        return None;
-    }
-    let mut pages = 0;
-    for writer in 0..workload.shares().len() {
-        let mut unique = Unique::starting_at(workload, writer, 0);
-        for window in windows {
-            unique.restart();
-            while unique.operations < window.watermarks[writer] {
-                unique.step();
-            }
-            pages += unique.pages;
-        }
-    }
-    Some(pages)
 }

@@ -1,40 +1,16 @@
 //! What a migration cost its guest, told apart by what it was: slower writes, throttle, stun.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use workload::stats::Stats;
 
-use super::gauge::Timeline;
-use crate::report::MigrationReport;
+use crate::guest::stamped::gauge::Timeline;
+use crate::report::{GuestCost, MigrationReport};
 
 /// Length of the windows of which the slowest is reported, in seconds.
 const WINDOW_S: f64 = 0.1;
 
-/// What a migration cost its guest. Times are per vCPU, on average.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct GuestCost {
-    /// Time that the guest lost in all, in milliseconds: the sum of the next three.
-    pub lost_ms: f64,
-    /// By writes that took longer than before the migration: tracking faults, and contention for
-    /// CPU and memory with the migration itself.
-    pub slower_writes_ms: f64,
-    /// Held by the throttle.
-    pub throttle_ms: f64,
-    /// Standing still at stuns, called off or not.
-    pub stun_ms: f64,
-    /// What it wrote in the slowest 100 ms before the stun, as a share of what was wanted; null if
-    /// it was over sooner or as much as possible was wanted.
-    pub slowest_100ms_share: Option<f64>,
-    /// 99.9th percentile of the time a record took before the migration, in microseconds; null where
-    /// the guest's own code takes no times.
-    pub write_p999_before_us: Option<f64>,
-    /// The same during the migration.
-    pub write_p999_during_us: Option<f64>,
-}
-
 impl GuestCost {
     /// Of a migration, by what the writers did before and during it.
-    pub fn of(
+    pub(super) fn of(
         report: &MigrationReport,
         (before, during): (&Stats, &Stats),
         timeline: &Timeline,

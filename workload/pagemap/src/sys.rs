@@ -1,24 +1,30 @@
 //! The ioctls and their structs.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode};
+use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 use crate::PAGE_BYTES;
 
-const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+const UFFD_USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
 const UFFD_API: u64 = 0xAA;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const FEATURE_WP_ASYNC: u64 = 1 << 15;
-const UFFDIO_API: libc::c_ulong = 0xC018_AA3F;
-const UFFDIO_REGISTER: libc::c_ulong = 0xC020_AA00;
-const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_AA01;
-const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xC018_AA06;
+const UFFDIO_API: Opcode = opcode::read_write::<UffdioApi>(0xAA, 0x3F);
+const UFFDIO_REGISTER: Opcode = opcode::read_write::<UffdioRegister>(0xAA, 0x00);
+const UFFDIO_UNREGISTER: Opcode = opcode::read::<UffdioRange>(0xAA, 0x01);
+const UFFDIO_WRITEPROTECT: Opcode = opcode::read_write::<UffdioWriteProtect>(0xAA, 0x06);
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1;
-const PAGEMAP_SCAN: libc::c_ulong = 0xC060_6610;
+const PAGEMAP_SCAN: Opcode = opcode::read_write::<PmScanArg>(b'f', 16);
 const PM_SCAN_WP_MATCHING: u64 = 1;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
@@ -95,24 +101,18 @@ impl WriteTracker {
     /// # Safety
     /// The mapping must stay as it is until the tracker is dropped.
     pub unsafe fn register(base: *mut u8, bytes: usize) -> io::Result<Self> {
-        // SAFETY: a plain system call.
-        let fd =
-            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | UFFD_USER_MODE_ONLY) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        let uffd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        // SAFETY: what the descriptor can do is done below, to the mapping that we were given.
+        let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | UFFD_USER_MODE_ONLY)? };
         let mut api = UffdioApi {
             api: UFFD_API,
             features: FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED | FEATURE_WP_HUGETLBFS_SHMEM,
             ioctls: 0,
         };
-        ioctl(&uffd, UFFDIO_API, &mut api)?;
+        update::<UFFDIO_API, _>(&uffd, &mut api)?;
         let (base, bytes) = (base as u64, bytes as u64);
         let mut register =
             UffdioRegister { start: base, len: bytes, mode: REGISTER_MODE_WP, ioctls: 0 };
-        ioctl(&uffd, UFFDIO_REGISTER, &mut register)?;
+        update::<UFFDIO_REGISTER, _>(&uffd, &mut register)?;
         let pagemap = File::open("/proc/self/pagemap")?;
         let this = Self { base, bytes, uffd, pagemap };
         // The probe: kernels before 6.7 refuse the scan.
@@ -132,7 +132,7 @@ impl WriteTracker {
     pub fn protect_all(&mut self) -> io::Result<()> {
         let mut protect =
             UffdioWriteProtect { start: self.base, len: self.bytes, mode: WRITEPROTECT_MODE_WP };
-        ioctl(&self.uffd, UFFDIO_WRITEPROTECT, &mut protect)
+        Ok(update::<UFFDIO_WRITEPROTECT, _>(&self.uffd, &mut protect)?)
     }
 
     /// Tells `written` the runs of pages of `range` written since they were marked clean, marking
@@ -163,7 +163,7 @@ impl WriteTracker {
                 category_anyof_mask: 0,
                 return_mask: PAGE_IS_WRITTEN,
             };
-            let count = ioctl_count(&self.pagemap, PAGEMAP_SCAN, &mut arg)?;
+            let count = scan(&self.pagemap, &mut arg)?;
             for run in &found[..count.min(SCAN_RUNS)] {
                 let page = |address: u64| (address - self.base) / PAGE_BYTES;
                 written(page(run.start)..page(run.end));
@@ -181,25 +181,38 @@ impl Drop for WriteTracker {
     fn drop(&mut self) {
         let mut range = UffdioRange { start: self.base, len: self.bytes };
         // Closing the descriptor would do as well, but later; errors leave nothing to be done.
-        let _ = ioctl(&self.uffd, UFFDIO_UNREGISTER, &mut range);
+        let _ = update::<UFFDIO_UNREGISTER, _>(&self.uffd, &mut range);
     }
 }
 
-fn ioctl<T>(fd: &impl AsRawFd, request: libc::c_ulong, arg: &mut T) -> io::Result<()> {
-    ioctl_count(fd, request, arg).map(|_| ())
+/// Makes a request that takes exactly a `T` and may change it.
+fn update<const REQUEST: Opcode, T>(fd: &impl AsFd, arg: &mut T) -> Result<(), Errno> {
+    // SAFETY: every request of this file stands with the struct that it takes.
+    retry_on_intr(|| unsafe { ioctl(fd, Updater::<REQUEST, T>::new(arg)) })
 }
 
-fn ioctl_count<T>(fd: &impl AsRawFd, request: libc::c_ulong, arg: &mut T) -> io::Result<usize> {
-    loop {
-        // SAFETY: every request of this file takes a pointer to exactly the struct passed with it,
-        // and pointers inside (`vec`) refer to memory that outlives the call.
-        let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, std::ptr::from_mut(arg)) };
-        if result >= 0 {
-            return Ok(result as usize);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
+/// The one request whose answer counts: how many runs were found.
+struct Scan<'a>(&'a mut PmScanArg);
+
+// SAFETY: the request takes a pointer to this struct, which refers to memory that the caller keeps.
+unsafe impl Ioctl for Scan<'_> {
+    type Output = usize;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        PAGEMAP_SCAN
     }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        ptr::from_mut(self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(count: IoctlOutput, _: *mut c_void) -> rustix::io::Result<usize> {
+        Ok(count as usize)
+    }
+}
+
+fn scan(pagemap: &File, arg: &mut PmScanArg) -> Result<usize, Errno> {
+    // SAFETY: `vec` has room for as many runs as `vec_len` says.
+    retry_on_intr(|| unsafe { ioctl(pagemap, Scan(&mut *arg)) })
 }

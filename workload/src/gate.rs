@@ -6,14 +6,14 @@
 //! the next. Time held is not the guest's: its schedule moves on by it, as the work of a guest
 //! that keeps its vCPUs busy does.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use workload::clock::realtime_ns;
-use workload::stats::Stats;
-
-use super::GuestError;
+use crate::clock::realtime_ns;
+use crate::stats::Stats;
+// Of the standard library; tests put others in their place.
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Longest single sleep of the throttle.
 const HOLD_MAX: Duration = Duration::from_millis(1);
@@ -24,10 +24,17 @@ const HOLD_MIN: Duration = Duration::from_micros(100);
 
 /// Whether a vCPU may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
+pub enum Gate {
+    /// It may.
     Open,
+    /// It stands still.
     Closed,
 }
+
+/// A vCPU that was asked to stand still does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a writer does not stop")]
+pub struct DoesNotStop;
 
 /// Where a vCPU's thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +50,7 @@ const STOP: u8 = 2;
 
 /// The host's side of a vCPU.
 #[derive(Debug)]
-pub(super) struct Control {
+pub struct Control {
     /// Read at every checkpoint without a lock.
     request: AtomicU8,
     /// Share of time to hold, as the bits of an f64.
@@ -59,7 +66,8 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(gate: Gate) -> Self {
+    /// A vCPU that begins before its gate.
+    pub fn new(gate: Gate) -> Self {
         Self {
             request: AtomicU8::new(if gate == Gate::Open { OPEN } else { CLOSED }),
             held_share: AtomicU64::new(0f64.to_bits()),
@@ -81,33 +89,42 @@ impl Control {
         self.changed.notify_all();
     }
 
-    pub(super) fn close(&self) {
+    /// Asks it to stand still.
+    pub fn close(&self) {
         self.ask(CLOSED);
     }
 
-    pub(super) fn open(&self) {
+    /// Lets it run on.
+    pub fn open(&self) {
         self.passed.store(false, Ordering::Release);
         self.ask(OPEN);
     }
 
-    pub(super) fn stop(&self) {
+    /// Asks it to end.
+    pub fn stop(&self) {
         self.ask(STOP);
     }
 
-    pub(super) fn throttle(&self, held_share: f64) {
+    /// Holds it for this share of time, from 0 (free) to below 1.
+    pub fn throttle(&self, held_share: f64) {
         let share = held_share.clamp(0.0, 0.999);
         self.held_share.store(share.to_bits(), Ordering::Release);
     }
 
+    /// Whether it was asked to stand still, and not to go on since.
+    pub fn is_closed(&self) -> bool {
+        self.request.load(Ordering::Acquire) == CLOSED
+    }
+
     /// Asks the writer for its figures.
-    pub(super) fn ask_for_stats(&self) {
+    pub fn ask_for_stats(&self) {
         let _place = self.lock();
         self.collect.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// The vCPU has nothing to do for so long, or until the host wants something.
-    pub(super) fn rest(&self, time: Duration) {
+    /// See [`Passage::rest`].
+    fn rest(&self, time: Duration) {
         let place = self.lock();
         let wanted = !self.wants_to_run() || self.collect.load(Ordering::Acquire);
         // What it rests earns a hold too, and is to be as short.
@@ -118,35 +135,33 @@ impl Control {
     }
 
     /// The figures, once they are here.
-    pub(super) fn take_stats(&self) -> Option<Stats> {
+    pub fn take_stats(&self) -> Option<Stats> {
         self.collected.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether the vCPU stands still (or is gone) before the deadline.
-    pub(super) fn await_standing(&self, deadline: Instant) -> bool {
+    pub fn await_standing(&self, deadline: Instant) -> bool {
         self.wait(deadline, |place| place != Place::Running)
     }
 
     /// What the host wants, read without a lock.
-    pub(super) fn wants_to_run(&self) -> bool {
+    pub fn wants_to_run(&self) -> bool {
         self.request.load(Ordering::Acquire) == OPEN && self.passed.load(Ordering::Acquire)
     }
 
     /// Whether the throttle is to hold the vCPU now and then.
-    pub(super) fn is_throttled(&self) -> bool {
+    pub fn is_throttled(&self) -> bool {
         f64::from_bits(self.held_share.load(Ordering::Acquire)) > 0.0
     }
 
-    /// Says that the vCPU's thread is at its end: nobody is to wait for it.
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         *self.lock() = Place::Gone;
-        self.passed.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Whether the vCPU passed its gate before the deadline.
-    pub(super) fn await_running(&self, deadline: Instant) -> bool {
-        self.wait(deadline, |_| self.passed.load(Ordering::Acquire))
+    /// Whether the vCPU passed its gate (or is gone) before the deadline.
+    pub fn await_running(&self, deadline: Instant) -> bool {
+        self.wait(deadline, |place| place == Place::Gone || self.passed.load(Ordering::Acquire))
     }
 
     fn wait(&self, deadline: Instant, done: impl Fn(Place) -> bool) -> bool {
@@ -185,8 +200,8 @@ impl Control {
 
 /// The guest's side of the gate.
 #[derive(Debug)]
-pub(super) struct Passage {
-    pub(super) control: Arc<Control>,
+pub struct Passage {
+    control: Arc<Control>,
     released: Instant,
     /// Hold that was earned and not served, in seconds; below zero if a sleep overshot. `None` while
     /// the throttle is off.
@@ -194,8 +209,19 @@ pub(super) struct Passage {
 }
 
 impl Passage {
-    pub(super) fn new(control: Arc<Control>) -> Self {
+    /// Of the vCPU that `control` controls.
+    pub fn new(control: Arc<Control>) -> Self {
         Self { control, released: Instant::now(), owed_s: None }
+    }
+
+    /// The vCPU has nothing to do for so long, or until the host wants something.
+    pub fn rest(&self, time: Duration) {
+        self.control.rest(time);
+    }
+
+    /// Says that the vCPU's thread is at its end: nobody is to wait for it.
+    pub fn leave(&self) {
+        self.control.leave();
     }
 
     fn serve_throttle(&mut self, now: Instant) {
@@ -221,7 +247,13 @@ impl Passage {
 
     /// Passes the gate: how long the vCPU was held, or `None` when it is to stop. `stand` is called
     /// before it stands still.
-    pub(super) fn pass(&mut self, stand: impl FnOnce()) -> Option<Duration> {
+    #[inline]
+    pub fn pass(&mut self, stand: impl FnOnce()) -> Option<Duration> {
+        // Between two records of a free guest no clock is read.
+        if self.control.wants_to_run() && !self.control.is_throttled() {
+            self.owed_s = None;
+            return Some(Duration::ZERO);
+        }
         let arrived = Instant::now();
         self.serve_throttle(arrived);
         if !self.control.wants_to_run() {
@@ -237,7 +269,7 @@ impl Passage {
 
 impl Passage {
     /// Hands the writer's figures to a host that waits for them, and begins new ones.
-    pub(super) fn collect(&self, stats: &mut Stats) {
+    pub fn collect(&self, stats: &mut Stats) {
         if self.control.collect.swap(false, Ordering::AcqRel) {
             let taken = std::mem::take(stats);
             let place = &self.control.collected;
@@ -248,15 +280,21 @@ impl Passage {
 
 /// The vCPUs of a guest, as the host holds them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gates(pub(super) Vec<Arc<Control>>);
+pub struct Gates(
+    /// One each.
+    pub Vec<Arc<Control>>,
+);
 
 /// How long a vCPU may take to stand still: it comes by every millisecond, unless the machine is
 /// starved.
-pub(super) const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Gates {
     /// Has every vCPU stand still; `nudge` is called until all do.
-    pub(super) fn close(&self, nudge: impl Fn()) -> Result<(), GuestError> {
+    ///
+    /// # Errors
+    /// One of them does not; then all go on.
+    pub fn close(&self, nudge: impl Fn()) -> Result<(), DoesNotStop> {
         // All are asked before any is waited for.
         self.0.iter().for_each(|c| c.close());
         let deadline = Instant::now() + PAUSE_TIMEOUT;
@@ -268,34 +306,38 @@ impl Gates {
             }
             if Instant::now() > deadline {
                 self.open();
-                return Err(GuestError::new("pause the guest", "a writer does not stop"));
+                return Err(DoesNotStop);
             }
         }
     }
 
-    pub(super) fn open(&self) {
+    /// Lets all run on.
+    pub fn open(&self) {
         self.0.iter().for_each(|c| c.open());
     }
 
-    pub(super) fn stop(&self) {
+    /// Asks all to end.
+    pub fn stop(&self) {
         self.0.iter().for_each(|c| c.stop());
     }
 
-    pub(super) fn throttle(&self, held_shares: &[f64]) {
+    /// Holds each for its share of time.
+    pub fn throttle(&self, held_shares: &[f64]) {
         self.0.iter().zip(held_shares).for_each(|(c, share)| c.throttle(*share));
     }
 
-    pub(super) fn await_running(&self, deadline: Instant) -> bool {
+    /// Whether all passed their gates before the deadline.
+    pub fn await_running(&self, deadline: Instant) -> bool {
         self.0.iter().all(|c| c.await_running(deadline))
     }
 
     /// Whether all that were asked to stand do so (or are gone) before the deadline.
-    pub(super) fn await_standing(&self, deadline: Instant) -> bool {
+    pub fn await_standing(&self, deadline: Instant) -> bool {
         self.0.iter().all(|c| c.await_standing(deadline))
     }
 
     /// When the last vCPU passed a gate that had been closed, by the wall clock.
-    pub(super) fn passed_at_ns(&self) -> u64 {
+    pub fn passed_at_ns(&self) -> u64 {
         self.0.iter().map(|c| c.passed_at_ns.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 }

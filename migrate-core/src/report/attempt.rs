@@ -1,14 +1,10 @@
-//! What happened in a migration, as serde types with a schema version. Printing is not here.
-//!
-//! Times are milliseconds, rates bytes per second, unless a name says otherwise.
+//! One attempt to migrate.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Status, StatusKind};
 use crate::policy::{PolicyKind, Stun};
-
-/// Version of every type of this module.
-pub const SCHEMA: u32 = 2;
 
 /// One round of pre-copy.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -159,11 +155,16 @@ pub struct MigrationReport {
     /// CPU time of the process at the source from its first look at memory to the guest running at
     /// the destination, in milliseconds; a guest made of threads is part of it.
     pub cpu_ms: f64,
-    /// How it ended: `done`, or why it failed.
-    pub outcome: String,
+    /// How it ended.
+    pub status: Status,
 }
 
 impl MigrationReport {
+    /// Whether the guest runs at the destination.
+    pub fn is_done(&self) -> bool {
+        self.status.kind == StatusKind::Done
+    }
+
     /// Page data per second while pages were sent in rounds; 0 without rounds.
     pub fn send_rate(&self) -> f64 {
         let pages: u64 = self.rounds.iter().map(|r| r.sent_pages).sum();

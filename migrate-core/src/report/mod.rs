@@ -1,0 +1,21 @@
+//! What happened, as serde types that read back what they write, under one schema version. Printing
+//! is not here.
+//!
+//! Times are milliseconds, rates bytes per second, unless a name says otherwise.
+
+mod attempt;
+#[cfg(feature = "builtin")]
+mod bench;
+#[cfg(feature = "builtin")]
+mod run;
+mod status;
+
+pub use attempt::{Contents, Decision, Downtime, MigrationReport, Overrun, RoundReport};
+#[cfg(feature = "builtin")]
+pub use bench::{BenchReport, BenchRun, RatioReport};
+#[cfg(feature = "builtin")]
+pub use run::{GuestCost, ReceiveReport, RunReport, RunVerdict};
+pub use status::{Phase, Status, StatusKind};
+
+/// Version of every type of this module.
+pub const SCHEMA: u32 = 3;

@@ -1,0 +1,162 @@
+//! One guest that proves itself, every attempt to migrate it, and what was shown about its memory.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use verifier::verdict::Verdict;
+use workload::spec::WorkloadSpec;
+
+use super::{MigrationReport, Status};
+use crate::guest::stamped::proof::{Proof, Scanned, Testimony};
+use crate::predict::bound::Optimality;
+
+/// The one answer about a run.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum RunVerdict {
+    /// The guest runs at the destination, and every byte of it is what it last wrote.
+    #[serde(rename = "PROVEN")]
+    Proven,
+    /// It runs at the destination, and what a proof needs is missing.
+    #[serde(rename = "INCONCLUSIVE")]
+    Inconclusive,
+    /// It does not run at the destination.
+    #[serde(rename = "NOT MIGRATED")]
+    NotMigrated,
+    /// Its memory is wrong, wherever it runs.
+    #[serde(rename = "WRONG")]
+    Wrong,
+}
+
+impl RunVerdict {
+    /// Of a guest that migrated or did not, and of whose memory this was shown.
+    pub fn of(migrated: bool, memory: Verdict) -> Self {
+        match (migrated, memory) {
+            (_, Verdict::Wrong) => Self::Wrong,
+            (false, _) => Self::NotMigrated,
+            (true, Verdict::Inconclusive) => Self::Inconclusive,
+            (true, Verdict::Proven) => Self::Proven,
+        }
+    }
+}
+
+impl std::fmt::Display for RunVerdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Proven => "PROVEN",
+            Self::Inconclusive => "INCONCLUSIVE",
+            Self::NotMigrated => "NOT MIGRATED",
+            Self::Wrong => "WRONG",
+        })
+    }
+}
+
+/// One guest, and every attempt to migrate it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RunReport {
+    /// Version of this format.
+    pub schema: u32,
+    /// What the guest wrote.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
+    pub workload: WorkloadSpec,
+    /// Bytes of records per second that were wanted; null for as fast as possible.
+    pub rate_wanted: Option<u64>,
+    /// Bytes of records per second that the guest wrote from the first page to the stun.
+    pub rate_achieved: f64,
+    /// Whether the guest runs at the destination.
+    pub migrated: bool,
+    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about memory where the guest runs now.
+    #[schemars(with = "String")]
+    pub memory: Verdict,
+    /// What the source's own evidence lacks or shows; what speaks against the proof stands there.
+    pub reasons: Vec<String>,
+    /// `PROVEN` only if it migrated and its memory is proven.
+    pub verdict: RunVerdict,
+    /// How it ended.
+    pub status: Status,
+    /// Exit code of the command.
+    pub exit_code: u8,
+    /// Every attempt, the last one last.
+    pub attempts: Vec<MigrationReport>,
+    /// The proof of the attempt that succeeded.
+    pub proof: Option<Proof>,
+    /// The scan at the source after the last attempt failed.
+    pub source_scan: Option<Scanned>,
+    /// Longest time between two heartbeats in the journal, in milliseconds, if there was one.
+    pub journal_gap_ms: Option<f64>,
+    /// What the migration cost its guest; null if there was none.
+    pub guest: Option<GuestCost>,
+    /// The migration beside what was possible; null if there was none.
+    pub optimality: Option<Optimality>,
+}
+
+impl RunReport {
+    /// The last attempt, by which the run is judged.
+    pub fn last(&self) -> Option<&MigrationReport> {
+        self.attempts.last()
+    }
+}
+
+/// What a migration cost its guest. Times are per vCPU, on average.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GuestCost {
+    /// Time that the guest lost in all, in milliseconds: the sum of the next three.
+    pub lost_ms: f64,
+    /// By writes that took longer than before the migration: tracking faults, and contention for
+    /// CPU and memory with the migration itself.
+    pub slower_writes_ms: f64,
+    /// Held by the throttle.
+    pub throttle_ms: f64,
+    /// Standing still at stuns, called off or not.
+    pub stun_ms: f64,
+    /// What it wrote in the slowest 100 ms before the stun, as a share of what was wanted; null if
+    /// it was over sooner or as much as possible was wanted.
+    pub slowest_100ms_share: Option<f64>,
+    /// 99.9th percentile of the time a record took before the migration, in microseconds; null where
+    /// the guest's own code takes no times.
+    pub write_p999_before_us: Option<f64>,
+    /// The same during the migration.
+    pub write_p999_during_us: Option<f64>,
+}
+
+/// What a receiver reports of a guest that came.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ReceiveReport {
+    /// Version of this format.
+    pub schema: u32,
+    /// The migration's id, 32 hexadecimal digits.
+    pub migration: String,
+    /// Hosts the guest has left.
+    pub epoch: u64,
+    /// Pages received, zero pages and repeats included.
+    pub pages: u64,
+    /// Whether the guest runs, or ran, here.
+    pub migrated: bool,
+    /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about its memory.
+    #[schemars(with = "String")]
+    pub memory: Verdict,
+    /// What speaks against a proof.
+    pub reasons: Vec<String>,
+    /// `PROVEN` only if both hold.
+    pub verdict: RunVerdict,
+    /// How it ended.
+    pub status: Status,
+    /// CPU time of the receiver while pages came in, in milliseconds.
+    pub cpu_ms: f64,
+    /// The scans.
+    pub testimony: Testimony,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_proven_of_a_migration_that_did_not_happen() {
+        use Verdict::{Inconclusive, Proven, Wrong};
+        let of = |migrated| [Proven, Inconclusive, Wrong].map(|m| RunVerdict::of(migrated, m));
+        let (wrong, not) = (RunVerdict::Wrong, RunVerdict::NotMigrated);
+        assert_eq!(of(false), [not, not, wrong]);
+        assert_eq!(of(true), [RunVerdict::Proven, RunVerdict::Inconclusive, wrong]);
+    }
+}
