@@ -25,7 +25,7 @@ fn guest(kind: MachineKind, spec: &WorkloadSpec, rate: Option<u64>) -> StampedGu
 /// A shadow with all of the guest's memory; the guest stands still and gives its state.
 fn moved(guest: &mut StampedGuest, factory: &mut StampedFactory) -> (StampedShadow, Vec<u8>) {
     let shadow =
-        factory.create(&guest.description(), guest.memory().pages(), &Work::default()).unwrap();
+        factory.create(&guest.description(), &guest.memory().regions(), &Work::default()).unwrap();
     guest.pause().unwrap();
     copy(guest, &shadow);
     (shadow, guest.save_state().unwrap())
@@ -33,12 +33,13 @@ fn moved(guest: &mut StampedGuest, factory: &mut StampedFactory) -> (StampedShad
 
 fn copy(guest: &StampedGuest, shadow: &StampedShadow) {
     let (from, to) = (guest.memory(), shadow.memory());
-    let all = migrate_core::memory::all(from.pages());
-    to.fill(&all, |bytes| {
-        from.copy_out(&all, bytes);
-        Ok::<_, ()>(())
-    })
-    .unwrap();
+    for page in migrate_core::memory::each(migrate_core::memory::all(from.pages())) {
+        to.fill(page, |bytes| {
+            from.copy_out(&page.alone(), bytes);
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+    }
 }
 
 /// Everything up to the moment from which nothing may fail.
@@ -226,16 +227,19 @@ fn a_guest_of_many_random_operations_arrives() {
 fn descriptions_that_cannot_be_are_refused() {
     let guest = guest(MachineKind::Process, &spec(8), Some(16_000_000));
     let pages = guest.memory().pages();
-    let refused = |edit: Edit, pages: u64, says: &str| {
+    let refused_of = |edit: Edit, regions: &[u64], says: &str| {
         let mut description = serde_json::from_slice(&guest.description()).unwrap();
         edit(&mut description);
         let description = serde_json::to_vec(&description).unwrap();
         let error = StampedFactory::default()
-            .create(&description, pages, &Work::default())
+            .create(&description, regions, &Work::default())
             .unwrap_err()
             .to_string();
         assert!(error.contains(says), "{says}: {error}");
     };
+    let refused = |edit: Edit, pages: u64, says: &str| refused_of(edit, &[pages], says);
+    refused_of(|_| {}, &[pages - 1, 1], "not of the announced size");
+    refused_of(|_| {}, &[u64::MAX, u64::MAX], "not of the announced size");
     refused(|d| d["rate"] = 0.into(), pages, "a rate of 0");
     refused(|d| d["run_on_ms"] = u64::MAX.into(), pages, "before it is proven");
     refused(|d| d["spec"]["memory"] = (u64::MAX - 4095).into(), pages, "not of the announced size");

@@ -39,7 +39,7 @@ where
     let mut settings = settings(address);
     (settings.policy, settings.over_limit, settings.limits.goal) =
         (policy, OverLimit::GoBack, GOAL);
-    let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+    let mut tracker = tracker::open(TrackerKind::Auto, &guest.memory()).unwrap();
     let mut slow = WatchedGuest { inner: &mut guest, paused: Default::default(), pauses };
     let done = source::migrate(&mut slow, &mut *tracker, &settings, &mut Quiet::default());
     match (&done, there.join().unwrap()) {

@@ -109,7 +109,7 @@ fn every_policy_moves_a_running_vcpu() {
         let done = migrate(&mut guest, &plan(address, policy));
         let testimony = testify(there.join().unwrap().unwrap().guest);
         // Half-written records stop at one host and are finished at the other.
-        let root = migrate_core::guest::stamped::proof::root(guest.region());
+        let root = guest.root();
         let lines = guest.workload().lines();
         let proof = judge(lines, began, guest.watermarks(), Some(root), Some(testimony));
         assert_eq!(proof.verdict, Verdict::Proven, "{policy:?} {workload}: {:?}", proof.reasons);

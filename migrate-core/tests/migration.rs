@@ -69,13 +69,13 @@ fn every_policy_tracker_and_pattern_arrives_whole() {
         (settings.policy, settings.streams) = (policy, Streams::Fixed(streams));
         settings.encoding = *encodings.next().unwrap();
         let began = vec![0; 2];
-        let mut tracker = tracker::open(tracker, guest.memory()).unwrap();
+        let mut tracker = tracker::open(tracker, &guest.memory()).unwrap();
         let done = source::migrate(&mut guest, &mut *tracker, &settings, &mut Quiet::default())
             .unwrap_or_else(|e| panic!("{policy:?}, {workload}: {}", e.error));
         let arrived = there.join().unwrap().unwrap();
         assert_eq!(arrived.epoch, Epoch(1));
         let testimony = testify(arrived.guest);
-        let source_root = support::root(guest.region());
+        let source_root = guest.root();
         let proof = judge(
             guest.workload().lines(),
             began,
@@ -97,11 +97,11 @@ impl ShadowFactory for Slow {
     fn create(
         &mut self,
         description: &[u8],
-        pages: u64,
+        regions: &[u64],
         work: &Work,
     ) -> Result<StampedShadow, GuestError> {
         std::thread::sleep(Duration::from_millis(300));
-        self.0.create(description, pages, work)
+        self.0.create(description, regions, work)
     }
 }
 
@@ -123,7 +123,7 @@ fn what_is_written_after_the_first_look_arrives_as_well() {
         let looked_at = done.report.looked_at_pages;
         assert_eq!(looked_at, guest.memory().pages(), "{policy:?}: all in that time");
         let testimony = testify(there.join().unwrap().unwrap().guest);
-        let root = support::root(guest.region());
+        let root = guest.root();
         let proof = judge(16 << 14, vec![0; 2], guest.watermarks(), Some(root), Some(testimony));
         assert_eq!(proof.verdict, Verdict::Proven, "{policy:?}: {:?}", proof.reasons);
     }
@@ -199,7 +199,7 @@ fn cancelling_leaves_the_guest_running_and_a_second_attempt_is_whole() {
         std::thread::sleep(Duration::from_millis(500));
         cancel.store(true, Ordering::Relaxed);
     });
-    let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+    let mut tracker = tracker::open(TrackerKind::Auto, &guest.memory()).unwrap();
     let failed =
         source::migrate(&mut guest, &mut *tracker, &settings, &mut quiet.clone()).unwrap_err();
     assert!(matches!(failed.error, Error::Cancelled));
@@ -222,7 +222,7 @@ fn a_destination_that_cannot_hold_the_guest_says_so() {
         fn create(
             &mut self,
             _: &[u8],
-            _: u64,
+            _: &[u64],
             _: &Work,
         ) -> Result<Self::Shadow, migrate_core::guest::GuestError> {
             Err(migrate_core::guest::GuestError::new("build the shadow", "no memory left"))

@@ -44,7 +44,7 @@ fn with_policy(
     let (watched, seen) = (paused.clone(), paused);
     let error = {
         let mut tracker = TamperedTracker {
-            inner: tracker::open(TrackerKind::Auto, guest.memory()).unwrap(),
+            inner: tracker::open(TrackerKind::Auto, &guest.memory()).unwrap(),
             harvests: 0,
             tamper: |n, new: &mut Bitmap| tamper(n, seen.load(Ordering::Acquire), new),
         };

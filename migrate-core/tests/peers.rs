@@ -222,7 +222,7 @@ fn flooded(flood: impl Fn(&mut TcpStream, u64) + Send + 'static) -> (Error, u64)
             stream
         };
         let mut control = connect(Role::Control);
-        let setup = Setup { pages: 2048, streams: 1, earlier: vec![], description };
+        let setup = Setup { regions: vec![2048], streams: 1, earlier: vec![], description };
         control.write_all(&Message::Setup(setup).encode(tag)).unwrap();
         control.read_exact(&mut [0; HEADER_BYTES]).unwrap();
         let mut data = connect(Role::Data { stream: 0 });

@@ -378,7 +378,7 @@ impl<'a> Reception<'a> {
         factory: &mut F,
         setup: &Setup,
     ) -> Result<F::Shadow, Error> {
-        let (migration, pages) = (self.hello.migration, setup.pages);
+        let (migration, pages) = (self.hello.migration, setup.pages());
         self.observer.progress(Progress::Setup { peer: self.peer, migration, pages });
         self.endpoint.set_busy(Some(format!(
             "migration {migration} of {} MiB from {}",
@@ -394,10 +394,10 @@ impl<'a> Reception<'a> {
         let (epoch, peer) = (self.hello.epoch, self.peer.to_string());
         let record = Record::create(self.directory, migration, says, epoch, timeout, &peer)?;
         self.record = Some(record);
-        let description = &setup.description;
-        let shadow = self.beside(|work| factory.create(description, pages, work))??;
-        if shadow.memory().pages() != pages {
-            return Err(GuestError::new("build a shadow", "it has another number of pages").into());
+        let (description, regions) = (&setup.description, &setup.regions);
+        let shadow = self.beside(|work| factory.create(description, regions, work))??;
+        if shadow.memory().regions() != *regions {
+            return Err(GuestError::new("build a shadow", "its memory has other regions").into());
         }
         Ok(shadow)
     }

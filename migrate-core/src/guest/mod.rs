@@ -44,7 +44,7 @@ impl GuestError {
 
 /// A running VM at the source.
 pub trait Guest: Send {
-    /// The guest's memory; stays valid and in place while the guest exists.
+    /// The guest's memory, all regions of it; stays valid and in place while the guest exists.
     fn memory(&self) -> MemoryView;
 
     /// What the destination needs to build a shadow of this guest. Opaque to the engine; at most
@@ -139,15 +139,15 @@ pub trait ShadowFactory: Send {
     /// The shadow type.
     type Shadow: Shadow;
 
-    /// A shadow of the guest that `description` describes, its `pages` pages populated. Says through
-    /// `work` how far it is, and gives up soon after it was called off.
+    /// A shadow of the guest that `description` describes, with regions of so many pages, all of them
+    /// populated. Says through `work` how far it is, and gives up soon after it was called off.
     ///
     /// # Errors
     /// The description is not understood, or the machine cannot hold the guest.
     fn create(
         &mut self,
         description: &[u8],
-        pages: u64,
+        regions: &[u64],
         work: &Work,
     ) -> Result<Self::Shadow, GuestError>;
 }

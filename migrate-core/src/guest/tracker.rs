@@ -34,9 +34,9 @@ impl std::str::FromStr for TrackerKind {
 ///
 /// # Errors
 /// The kernel has no such interface, with what to choose instead.
-pub fn open(kind: TrackerKind, memory: MemoryView) -> Result<Box<dyn DirtyTracker>, GuestError> {
-    let uffd = |memory| WriteProtection::register(memory).map(|p| Box::new(Tracker(p)) as _);
-    let fault = |memory| FaultTracking::register(memory).map(|p| Box::new(Tracker(p)) as _);
+pub fn open(kind: TrackerKind, memory: &MemoryView) -> Result<Box<dyn DirtyTracker>, GuestError> {
+    let uffd = |memory: &MemoryView| Tracker::of(memory, WriteProtection::register);
+    let fault = |memory: &MemoryView| Tracker::of(memory, FaultTracking::register);
     match kind {
         TrackerKind::Userfaultfd => uffd(memory).map_err(|e| {
             let why = format!("{e} (needs Linux 6.7); use --tracker mprotect");
@@ -45,9 +45,9 @@ pub fn open(kind: TrackerKind, memory: MemoryView) -> Result<Box<dyn DirtyTracke
         TrackerKind::Mprotect => {
             fault(memory).map_err(|e| GuestError::new("track writes by mprotect", e))
         }
-        TrackerKind::Auto => uffd(memory.clone())
-            .or_else(|_| fault(memory))
-            .map_err(|e| GuestError::new("track writes", e)),
+        TrackerKind::Auto => {
+            uffd(memory).or_else(|_| fault(memory)).map_err(|e| GuestError::new("track writes", e))
+        }
     }
 }
 
@@ -55,16 +55,44 @@ pub fn open(kind: TrackerKind, memory: MemoryView) -> Result<Box<dyn DirtyTracke
 /// takes longer than the scan.
 const PART_PAGES_MIN: u64 = 1 << 18;
 
-struct Tracker<M>(M);
+/// A mechanism for each region, and the number of the region's first page.
+struct Tracker<M>(Vec<Tracked<M>>);
+
+struct Tracked<M> {
+    pages: PageRange,
+    mechanism: M,
+}
+
+impl<M: Mechanism + 'static> Tracker<M> {
+    /// Of all regions, or of none.
+    fn of(
+        memory: &MemoryView,
+        register: impl Fn(MemoryView) -> std::io::Result<M>,
+    ) -> std::io::Result<Box<dyn DirtyTracker>> {
+        let tracked = memory.alone().map(|(first, region)| {
+            let pages = first..first + region.pages();
+            Ok(Tracked { pages, mechanism: register(region)? })
+        });
+        Ok(Box::new(Self(tracked.collect::<std::io::Result<_>>()?)))
+    }
+}
 
 impl<M: Mechanism> Tracker<M> {
     /// The written pages of `range`, counted from its start.
     fn part(&self, range: PageRange) -> std::io::Result<Bitmap> {
         let mut found = Bitmap::empty(range.end - range.start);
-        let start = range.start;
-        self.0.scan(range, |run| {
-            found.insert(PageNumber(run.start - start)..PageNumber(run.end - start));
-        })?;
+        for Tracked { pages, mechanism } in &self.0 {
+            let (start, end) = (range.start.max(pages.start), range.end.min(pages.end));
+            if start >= end {
+                continue;
+            }
+            // A page's number in its region, and from the start of the range.
+            let inside = |page: PageNumber| PageNumber(page - pages.start);
+            let place = |page: PageNumber| PageNumber(pages.start + page.0 - range.start);
+            mechanism.scan(inside(start)..inside(end), |run| {
+                found.insert(place(run.start)..place(run.end));
+            })?;
+        }
         Ok(found)
     }
 }
@@ -75,7 +103,10 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
     }
 
     fn start(&mut self) -> Result<(), GuestError> {
-        self.0.protect_all().map_err(|e| GuestError::new("write-protect guest memory", e))
+        let mut tracked = self.0.iter_mut();
+        tracked
+            .try_for_each(|tracked| tracked.mechanism.protect_all())
+            .map_err(|e| GuestError::new("write-protect guest memory", e))
     }
 
     /// Large ranges on all cores: a stun must not wait for one of them to look at everything.
@@ -130,13 +161,35 @@ mod tests {
         for range in [0..pages, 5..pages - 3, 9..9, 0..100] {
             let range = PageNumber(range.start)..PageNumber(range.end);
             let (mut found, mut once) = (Bitmap::empty(pages), Bitmap::empty(pages));
-            let count = Tracker(Every(1001)).harvest(range.clone(), &mut found).unwrap();
+            let tracked = Tracked { pages: all(pages), mechanism: Every(1001) };
+            let count = Tracker(vec![tracked]).harvest(range.clone(), &mut found).unwrap();
             Every(1001)
                 .scan(range, |run| {
                     once.insert(run);
                 })
                 .unwrap();
             assert_eq!((&found, count), (&once, once.count()));
+        }
+    }
+
+    /// Pages are numbered across regions, harvests stop anywhere in them.
+    #[test]
+    fn writes_to_every_region_are_found_by_their_numbers() {
+        for kind in [TrackerKind::Auto, TrackerKind::Mprotect] {
+            let memory = MemoryView::joined([3, 130, 1].map(MemoryView::for_ever));
+            let mut tracker = open(kind, &memory).unwrap();
+            tracker.start().unwrap();
+            let written = [0, 2, 3, 66, 67, 132, 133].map(PageNumber);
+            // Written as a guest writes, not as an engine does.
+            written.iter().for_each(|page| memory.zero(*page));
+            let (mut found, mut pages) = (Bitmap::empty(134), 0);
+            for range in [0..1, 1..67, 67..134] {
+                let range = PageNumber(range.start)..PageNumber(range.end);
+                pages += tracker.harvest(range, &mut found).unwrap();
+            }
+            assert_eq!(found.iter().collect::<Vec<_>>(), written, "{kind:?}");
+            assert_eq!(pages, written.len() as u64);
+            assert_eq!(tracker.harvest(all(134), &mut found).unwrap(), 0, "{kind:?}: re-armed");
         }
     }
 }

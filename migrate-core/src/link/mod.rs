@@ -16,7 +16,7 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::Error;
 use crate::proto::ProtoError;
-use crate::proto::hello::{Hello, Welcome, agreed_timeout};
+use crate::proto::hello::{Hello, Terms, Welcome, agreed_timeout};
 use address::HostPort;
 use channel::Channel;
 use congestion::Congestion;
@@ -93,8 +93,8 @@ impl LinkSettings {
     }
 }
 
-/// Connects and shakes hands with the first address of `peer` that answers; the connection, and the
-/// link timeout that both ends keep to.
+/// Connects and shakes hands with the first address of `peer` that answers; the connection, and what
+/// both ends keep to: the shorter link timeout, and what the peer can do.
 ///
 /// # Errors
 /// Nobody is there, the peer is not ours, or it refuses.
@@ -102,7 +102,7 @@ pub fn connect(
     peer: &HostPort,
     hello: Hello,
     settings: &LinkSettings,
-) -> Result<(Channel, Duration), Error> {
+) -> Result<(Channel, Terms), Error> {
     // A name that also leads outside is refused, whichever of its addresses would answer.
     for address in peer.addresses() {
         settings.allow(*address)?;
@@ -132,7 +132,7 @@ fn call(
     peer: SocketAddr,
     hello: Hello,
     settings: &LinkSettings,
-) -> Result<(Channel, Duration), Error> {
+) -> Result<(Channel, Terms), Error> {
     let failed = |source| Error::Connect { peer: peer.to_string(), source };
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, None).map_err(failed)?;
     settings.congestion.set(&socket).map_err(failed)?;
@@ -152,7 +152,8 @@ fn call(
         other => other.map_err(lost),
     })?;
     channel.wait_patiently().map_err(lost)?;
-    Ok((channel, agreed_timeout(hello.link_timeout, terms.link_timeout)))
+    let link_timeout = agreed_timeout(hello.link_timeout, terms.link_timeout);
+    Ok((channel, Terms { link_timeout, ..terms }))
 }
 
 /// Fills `into` before the deadline, also if what comes drips: byte by byte, because each read of

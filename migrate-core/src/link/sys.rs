@@ -285,9 +285,9 @@ mod tests {
         let runs = [0..1, 2..5, 7..40, 63..64];
         let stretch = |run: &std::ops::Range<u64>| {
             let pages: PageRange = PageNumber(run.start)..PageNumber(run.end);
-            memory.stretch(&pages)
+            memory.stretches(&pages)
         };
-        let stretches: Vec<_> = runs.iter().map(stretch).collect();
+        let stretches: Vec<_> = runs.iter().flat_map(stretch).collect();
         let (head, pages) = ([&b"be"[..], b"fore", b""], runs.iter().cloned().flatten());
         let mut wanted = head.concat();
         for page in pages {

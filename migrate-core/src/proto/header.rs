@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{
     ALIVE_BYTES, DESCRIPTION_BYTES_MAX, EARLIER_BYTES_MAX, NOTE_BYTES_MAX, ProtoError,
-    STATE_BYTES_MAX, TEXT_BYTES_MAX,
+    REGIONS_BYTES_MAX, STATE_BYTES_MAX, TEXT_BYTES_MAX,
 };
 use crate::codec::CHECK_BYTES;
 use crate::memory::{GROUP_PAGES, PAGE_BYTES};
@@ -69,7 +69,7 @@ impl Kind {
     /// Most payload bytes.
     pub fn length_max(self) -> usize {
         match self {
-            Self::Setup => EARLIER_BYTES_MAX + DESCRIPTION_BYTES_MAX,
+            Self::Setup => EARLIER_BYTES_MAX + REGIONS_BYTES_MAX + DESCRIPTION_BYTES_MAX,
             Self::Pages => (GROUP_PAGES * (CHECK_BYTES + PAGE_BYTES)) as usize,
             Self::Packed | Self::Lines => crate::codec::block::PAYLOAD_BYTES_MAX,
             Self::State => STATE_BYTES_MAX,

@@ -76,8 +76,10 @@ impl Features {
     pub const DISCARDS: Self = Self(2);
     /// Guest memory lies on huge pages.
     pub const HUGE_PAGES: Self = Self(4);
-    /// What this program offers: none of them.
-    pub const OURS: Self = Self(0);
+    /// A destination takes guests whose memory is more than one region.
+    pub const REGIONS: Self = Self(8);
+    /// What this program offers.
+    pub const OURS: Self = Self::REGIONS;
 
     /// Whether all of `other` are among these.
     pub fn contains(self, other: Self) -> bool {

@@ -9,7 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::header::{Header, Kind};
 use super::hello::MigrationId;
 use super::{
-    ALIVE_BYTES, EARLIER_MAX, PAGES_MAX, ProtoError, STREAMS_MAX, StunNumber, TEXT_BYTES_MAX,
+    ALIVE_BYTES, EARLIER_MAX, PAGES_MAX, ProtoError, REGIONS_MAX, STREAMS_MAX, StunNumber,
+    TEXT_BYTES_MAX,
 };
 
 /// A message of a control connection.
@@ -90,8 +91,9 @@ pub enum Message {
 /// What a destination is to build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Setup {
-    /// Pages of memory, 1 to [`PAGES_MAX`].
-    pub pages: u64,
+    /// Pages of each region of memory, at least 1 each and [`PAGES_MAX`] together: page numbers
+    /// count across all of them. 1 to [`REGIONS_MAX`].
+    pub regions: Vec<u64>,
     /// Data connections, 1 to [`STREAMS_MAX`].
     pub streams: u32,
     /// Earlier attempts to move the same guest, which are over: what they left is refused.
@@ -206,13 +208,22 @@ impl Message {
     pub fn encode(&self, tag: u64) -> Vec<u8> {
         let (a, b, payload) = match self {
             Self::Setup(setup) => {
-                let streams = u64::from(setup.streams) | (setup.earlier.len() as u64) << 32;
+                let counts = [u64::from(setup.streams), setup.earlier.len() as u64];
+                // One region needs no list: its pages are all pages.
+                let listed = match &setup.regions[..] {
+                    [_] => &[][..],
+                    regions => regions,
+                };
+                let counts = counts[0] | counts[1] << 32 | (listed.len() as u64) << 48;
                 let mut payload = Vec::with_capacity(setup.description.len());
                 for id in &setup.earlier {
                     payload.extend(U128::new(id.0).as_bytes());
                 }
+                for pages in listed {
+                    payload.extend(U64::new(*pages).as_bytes());
+                }
                 payload.extend(&setup.description);
-                (setup.pages, streams, payload)
+                (setup.pages(), counts, payload)
             }
             Self::State { stun, state } => (stun.0, 0, state.clone()),
             Self::Ready { stun, inspected } => {
@@ -284,9 +295,15 @@ impl Message {
 }
 
 impl Setup {
+    /// Pages of all regions together.
+    pub fn pages(&self) -> u64 {
+        self.regions.iter().sum()
+    }
+
     fn decode(pages: u64, counts: u64, mut payload: Vec<u8>) -> Result<Self, ProtoError> {
         let unexpected = |why| ProtoError::Unexpected { kind: Kind::Setup, why };
-        let (streams, earlier) = (counts as u32, (counts >> 32) as usize);
+        let (streams, earlier) = (counts as u32, usize::from((counts >> 32) as u16));
+        let listed = usize::from((counts >> 48) as u16);
         if pages == 0 || pages > PAGES_MAX {
             return Err(unexpected("page count out of range"));
         }
@@ -297,14 +314,31 @@ impl Setup {
         if earlier > EARLIER_MAX || ids_bytes > payload.len() {
             return Err(unexpected("earlier attempts out of range"));
         }
-        let description = payload.split_off(ids_bytes);
-        if description.len() > super::DESCRIPTION_BYTES_MAX {
-            return Err(unexpected("description too long"));
-        }
+        let mut rest = payload.split_off(ids_bytes);
         let ids = <[U128]>::ref_from_bytes(&payload)
             .map_err(|_| unexpected("earlier attempts out of range"))?;
         let earlier = ids.iter().map(|id| MigrationId(id.get())).collect();
-        Ok(Self { pages, streams, earlier, description })
+        let listed_bytes = listed * size_of::<U64>();
+        if listed > REGIONS_MAX || listed_bytes > rest.len() {
+            return Err(unexpected("regions out of range"));
+        }
+        let description = rest.split_off(listed_bytes);
+        let regions = match listed {
+            0 => vec![pages],
+            _ => <[U64]>::ref_from_bytes(&rest)
+                .map_err(|_| unexpected("regions out of range"))?
+                .iter()
+                .map(|pages| pages.get())
+                .collect(),
+        };
+        let sum = regions.iter().try_fold(0u64, |sum, pages| sum.checked_add(*pages));
+        if regions.contains(&0) || sum != Some(pages) {
+            return Err(unexpected("regions that are not all of memory"));
+        }
+        if description.len() > super::DESCRIPTION_BYTES_MAX {
+            return Err(unexpected("description too long"));
+        }
+        Ok(Self { regions, streams, earlier, description })
     }
 }
 
@@ -338,7 +372,8 @@ mod tests {
         #[test]
         fn messages_survive_the_wire(
             a: u64,
-            pages in 1..PAGES_MAX,
+            pages in 1..PAGES_MAX / 1024,
+            others in proptest::collection::vec(1..PAGES_MAX / 1024, 0..9),
             streams in 1..STREAMS_MAX,
             earlier in proptest::collection::vec(any::<u128>(), 0..EARLIER_MAX),
             bytes: Vec<u8>,
@@ -346,9 +381,10 @@ mod tests {
         ) {
             let stun = StunNumber(a);
             let earlier = earlier.into_iter().map(MigrationId).collect();
+            let regions = std::iter::once(pages).chain(others).collect();
             let why = why.chars().take(100).collect::<String>();
             for message in [
-                Message::Setup(Setup { pages, streams, earlier, description: bytes.clone() }),
+                Message::Setup(Setup { regions, streams, earlier, description: bytes.clone() }),
                 Message::SetupDone,
                 Message::State { stun, state: bytes.clone() },
                 Message::Ready { stun, inspected: Duration::from_nanos(a) },
@@ -377,6 +413,7 @@ mod tests {
         fn any_setup_decodes_or_fails(pages: u64, counts: u64, payload: Vec<u8>) {
             if let Ok(setup) = Setup::decode(pages, counts, payload) {
                 prop_assert!(setup.earlier.len() <= EARLIER_MAX);
+                prop_assert!(setup.pages() == pages && setup.regions.len() <= REGIONS_MAX);
             }
         }
     }
@@ -387,7 +424,9 @@ mod tests {
         assert!(
             matches!(back(&Message::Fail { why }), Ok(Message::Fail { why }) if why.len() == TEXT_BYTES_MAX)
         );
-        for (pages, counts) in [(0, 1), (PAGES_MAX + 1, 1), (1, 0), (1, 65), (1, 1 | 65 << 32)] {
+        for (pages, counts) in
+            [(0, 1), (PAGES_MAX + 1, 1), (1, 0), (1, 65), (1, 1 | 65 << 32), (1, 1 | 2 << 48)]
+        {
             assert!(Setup::decode(pages, counts, vec![0; 4096]).is_err(), "{pages} {counts:x}");
         }
         let pages = Header::new(Kind::Pages, 0, 1, 0);

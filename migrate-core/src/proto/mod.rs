@@ -20,6 +20,10 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 pub const EARLIER_MAX: usize = 64;
 /// Bytes of as many.
 pub const EARLIER_BYTES_MAX: usize = EARLIER_MAX * 16;
+/// Most regions of a guest's memory.
+pub const REGIONS_MAX: usize = 1024;
+/// Bytes of as many.
+pub const REGIONS_BYTES_MAX: usize = REGIONS_MAX * 8;
 /// Longest device state.
 pub const STATE_BYTES_MAX: usize = 64 << 20;
 /// Longest opaque note.

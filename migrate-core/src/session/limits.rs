@@ -13,7 +13,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 const STEP: Duration = Duration::from_millis(500);
 
 fn setup() -> Setup {
-    Setup { pages: 1 << 20, streams: 1, earlier: Vec::new(), description: Vec::new() }
+    Setup { regions: vec![1 << 20], streams: 1, earlier: Vec::new(), description: Vec::new() }
 }
 
 /// The peer says that it lives, each half second and nothing else, until `ended` finds an output that

@@ -10,8 +10,8 @@ use crate::conductor::{Conductor, Dial};
 use crate::link::address::HostPort;
 use crate::link::{LinkSettings, connect};
 use crate::operator::record::{Record, Says};
-use crate::proto::Epoch;
 use crate::proto::hello::{Features, Hello, MigrationId, Role};
+use crate::proto::{Epoch, ProtoError};
 use crate::session::record::SourceRecord;
 use crate::session::source::{Event, Notice, Source};
 use crate::session::{Failure, Purpose, Word};
@@ -23,6 +23,8 @@ pub(super) struct Caller {
     pub(super) epoch: Epoch,
     pub(super) peer: HostPort,
     pub(super) link: LinkSettings,
+    /// What the destination of a new migration must be able to do.
+    pub(super) needs: Features,
 }
 
 impl Caller {
@@ -36,6 +38,18 @@ impl Caller {
         }
     }
 
+    /// What a destination that is older cannot take is not sent there.
+    fn check(&self, purpose: Purpose, offered: Features) -> Result<(), Error> {
+        match purpose == Purpose::Resolve || offered.contains(self.needs) {
+            true => Ok(()),
+            false => {
+                let why =
+                    "it takes only guests whose memory is one region; install this version there";
+                Err(ProtoError::Refused(why.to_owned()).into())
+            }
+        }
+    }
+
     /// How the session reaches the destination; what went wrong is kept as it was.
     pub(super) fn dial(self, unreachable: Arc<Mutex<Option<Error>>>) -> Dial<Event> {
         Dial {
@@ -45,7 +59,10 @@ impl Caller {
                     Purpose::Resolve => Role::Resolve,
                 });
                 connect(&self.peer, hello, &self.link)
-                    .map(|(channel, timeout)| (Arc::new(channel), timeout))
+                    .and_then(|(channel, terms)| {
+                        self.check(purpose, terms.features)?;
+                        Ok((Arc::new(channel), terms.link_timeout))
+                    })
                     .map_err(|error| {
                         let said = Error::Session(Failure::Unreachable(error.to_string()));
                         *unreachable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -95,5 +112,23 @@ pub(super) fn hear_interrupts(
         {
             observer.progress(Progress::Answer(reply));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_of_several_regions_is_not_sent_where_nobody_knows_them() {
+        let needs = Features::REGIONS;
+        let (migration, epoch) = (MigrationId(1), Epoch(1));
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let caller = Caller { migration, epoch, peer, link: LinkSettings::default(), needs };
+        let older = Features::default();
+        let refused = caller.check(Purpose::Setup, older).unwrap_err().to_string();
+        assert!(refused.contains("one region; install this version there"), "{refused}");
+        assert!(caller.check(Purpose::Setup, Features::OURS).is_ok());
+        assert!(caller.check(Purpose::Resolve, older).is_ok(), "its guest is there already");
     }
 }

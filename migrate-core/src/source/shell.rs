@@ -25,7 +25,7 @@ use crate::operator::record::{Record, Says};
 use crate::operator::{Registration, StateDirectory};
 use crate::policy::Stun;
 use crate::proto::StunNumber;
-use crate::proto::hello::MigrationId;
+use crate::proto::hello::{Features, MigrationId};
 use crate::proto::message::Setup;
 use crate::report::{Contents, Downtime, MigrationReport, Overrun, Phase, SCHEMA, Status};
 use crate::session::Failure;
@@ -229,6 +229,10 @@ impl<'a> Attempt<'a> {
             epoch: self.settings.epoch,
             peer: self.settings.peer.clone(),
             link: self.settings.link.clone(),
+            needs: match self.guest.memory().regions().len() {
+                1 => Features::default(),
+                _ => Features::REGIONS,
+            },
         }
     }
 
@@ -242,7 +246,7 @@ impl<'a> Attempt<'a> {
         let record = Record::create(&directory, self.id, says, settings.epoch, timeout, &peer)?;
         let source = Source::new(Settings {
             setup: Setup {
-                pages: self.report.memory_pages,
+                regions: self.guest.memory().regions(),
                 streams: self.report.streams,
                 earlier: settings.earlier.clone(),
                 description: self.guest.description(),

@@ -15,6 +15,7 @@ use crate::link::LinkSettings;
 use crate::link::address::HostPort;
 use crate::operator::StateDirectory;
 use crate::operator::record::{Record, Says};
+use crate::proto::hello::Features;
 use crate::proto::message::Setup;
 use crate::session::record::{Holder, SourceRecord};
 use crate::session::source::{Arrival, Notice, Order, Settings, Source};
@@ -77,10 +78,11 @@ pub fn take_up(
         epoch: contents.epoch,
         peer,
         link: settings.link.clone(),
+        needs: Features::default(),
     };
     let restored = Settings {
         // Only a new migration says this.
-        setup: Setup { pages: 1, streams: 1, earlier: Vec::new(), description: Vec::new() },
+        setup: Setup { regions: vec![1], streams: 1, earlier: Vec::new(), description: Vec::new() },
         link_timeout: settings.link.timeout,
         resolve_limit: settings.resolve_timeout,
         give_up_after: None,

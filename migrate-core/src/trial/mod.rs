@@ -252,7 +252,7 @@ impl Trial {
         cancelled: &dyn Fn(&dyn Observer) -> bool,
     ) -> Proof {
         let stunned = guest.watermarks();
-        let root = self.proof.audit.then(|| proof::root(guest.region()));
+        let root = self.proof.audit.then(|| guest.root());
         let reading = Duration::from_secs(guest.region().bytes() / TESTIMONY_BYTES_PER_S);
         let patience = TESTIMONY_TIMEOUT + reading + self.proof.run_on;
         let note = attempts.control.as_mut().map(|notes| {

@@ -97,7 +97,7 @@ impl Receiver {
             PageFrame::Pages(group) => {
                 self.place(group, frame)?;
                 self.payload.resize((group.count() * CHECK_BYTES) as usize, 0);
-                let pages = group.runs().map(|run| self.memory.stretch(&run));
+                let pages = group.runs().flat_map(|run| self.memory.stretches(&run));
                 self.channel.read_memory(&mut self.payload, pages).map_err(lost(DOING))?;
                 for (index, page) in group.pages().enumerate() {
                     let check =
@@ -110,7 +110,7 @@ impl Receiver {
                 self.place(group, frame)?;
                 for page in group.pages() {
                     if self.written.remove(page) {
-                        self.memory.zero(&page.alone());
+                        self.memory.zero(page);
                     }
                     self.suspected.remove(page);
                 }
@@ -136,7 +136,7 @@ impl Receiver {
             true => Ok(()),
             false => Err(()),
         };
-        let passes = self.memory.fill(&page.alone(), compare).is_ok();
+        let passes = self.memory.fill(page, compare).is_ok();
         if passes {
             self.suspected.remove(page);
         } else {
@@ -153,7 +153,7 @@ impl Receiver {
                 f(bytes);
                 Ok::<_, std::convert::Infallible>(())
             };
-            let Ok(()) = memory.fill(&page.alone(), fill);
+            let Ok(()) = memory.fill(page, fill);
         };
         if kind == Kind::Packed {
             let contents = self.packer.contents(&self.payload, pages.len()).map_err(malformed)?;

@@ -240,7 +240,7 @@ impl Sender {
         let bytes = HEADER_BYTES + frame.payload_bytes();
         self.admit(bytes);
         let Wiring { channel, memory, tag, counters, .. } = &self.wiring;
-        let pages: Vec<_> = group.runs().map(|run| memory.stretch(&run)).collect();
+        let pages: Vec<_> = group.runs().flat_map(|run| memory.stretches(&run)).collect();
         channel.write_memory([&self.small, &frame.encode(*tag), &self.payload], &pages)?;
         self.small.clear();
         add(&counters.whole, group.count());

@@ -68,7 +68,7 @@ pub fn attempt_id(attempt: u8) -> MigrationId {
 
 pub fn source_settings(attempt: u8, gives_up: bool) -> source::Settings {
     let earlier = (0..attempt).map(attempt_id).collect();
-    let setup = Setup { pages: PAGES as u64, streams: 1, earlier, description: Vec::new() };
+    let setup = Setup { regions: vec![PAGES as u64], streams: 1, earlier, description: Vec::new() };
     source::Settings {
         setup,
         link_timeout: TIMEOUT,

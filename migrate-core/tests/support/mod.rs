@@ -24,7 +24,6 @@ use migrate_core::memory::{PageNumber, PageRange};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::proto::Epoch;
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
-use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::{Bytes, Rate};
 
@@ -124,7 +123,7 @@ pub fn send(
     guest: &mut dyn Guest,
     settings: &SourceSettings,
 ) -> Result<Migrated, Box<NotMigrated>> {
-    let mut tracker = tracker::open(TrackerKind::Auto, guest.memory()).unwrap();
+    let mut tracker = tracker::open(TrackerKind::Auto, &guest.memory()).unwrap();
     source::migrate(guest, &mut *tracker, settings, &mut Quiet::default())
 }
 
@@ -241,7 +240,7 @@ impl MemoryWords {
             memory.copy_from_slice(bytes);
             Ok::<_, ()>(())
         };
-        self.0.fill(&PageNumber(page).alone(), put).unwrap();
+        self.0.fill(PageNumber(page), put).unwrap();
     }
 }
 
@@ -261,10 +260,10 @@ impl ShadowFactory for TamperedFactory {
     fn create(
         &mut self,
         description: &[u8],
-        pages: u64,
+        regions: &[u64],
         work: &Work,
     ) -> Result<TamperedShadow, GuestError> {
-        let inner = self.inner.create(description, pages, work)?;
+        let inner = self.inner.create(description, regions, work)?;
         Ok(TamperedShadow { inner, tamper: self.tamper.clone(), watermarks: vec![] })
     }
 }
@@ -309,9 +308,4 @@ pub fn assert_healthy(guest: &mut StampedGuest) {
     let scanned = guest.scan().unwrap();
     assert_eq!(scanned.first_fault(), None);
     assert!(scanned.watermarks.iter().zip(&before).all(|(now, then)| now > then), "it writes");
-}
-
-/// A region of the same contents, to compare roots with.
-pub fn root(region: &Region) -> String {
-    migrate_core::guest::stamped::proof::root(region)
 }

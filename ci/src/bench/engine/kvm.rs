@@ -6,7 +6,7 @@ use anyhow::Context;
 use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::guest::{DirtyTracker, Guest, Shadow, ShadowFactory, Work};
-use migrate_core::memory::{Bitmap, all};
+use migrate_core::memory::{Bitmap, all, each};
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 
@@ -68,17 +68,18 @@ fn state() -> anyhow::Result<Row> {
         std::thread::sleep(Duration::from_millis(50));
         let mut shadow = StampedFactory::default().create(
             &guest.description(),
-            guest.memory().pages(),
+            &guest.memory().regions(),
             &Work::default(),
         )?;
         guest.pause()?;
         // Memory is the network's affair.
         let (from, to) = (guest.memory(), shadow.memory());
-        let all = all(from.pages());
-        to.fill(&all, |bytes| {
-            from.copy_out(&all, bytes);
-            Ok::<_, std::convert::Infallible>(())
-        })?;
+        for page in each(all(from.pages())) {
+            to.fill(page, |bytes| {
+                from.copy_out(&page.alone(), bytes);
+                Ok::<_, std::convert::Infallible>(())
+            })?;
+        }
         let start = Instant::now();
         let state = guest.save_state()?;
         shadow.load_state(&state)?;

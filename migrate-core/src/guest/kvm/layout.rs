@@ -2,23 +2,21 @@
 //!
 //! | guest-physical | what |
 //! |---|---|
-//! | 0 | the workload's region |
-//! | M | page map, level 4: one entry |
-//! | M + 1 page | page directory pointers: one entry per GiB |
-//! | M + 2 pages | page directories: pages of 2 MiB, each address mapped to itself |
+//! | 0 to M | the workload's region |
+//! | M to S | nothing: a hole of [`HOLE_PAGES`] |
+//! | S | page map, level 4: one entry |
+//! | S + 1 page | page directory pointers: one entry per GiB |
+//! | S + 2 pages | page directories: pages of 2 MiB, each address mapped to itself |
 //! | then | the payload |
 //! | then | a page for each vCPU: its operation counter, and what its writer needs to know |
 //!
-//! All of it is the guest's memory, and moves with it.
+//! All of it is the guest's memory, two regions of it, and moves with it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use workload::PAGE_BYTES;
-use workload::pattern::Simple;
 use workload::region::Region;
 use workload::spec::Workload;
-
-use super::payload;
 
 const GIB: u64 = 1 << 30;
 const LARGE_PAGE: u64 = 2 << 20;
@@ -28,6 +26,10 @@ const ENTRIES: u64 = PAGE_BYTES / 8;
 const TABLE: u64 = 0x63;
 /// The same, and a page of 2 MiB.
 const LARGE: u64 = TABLE | 0x80;
+
+/// Pages between the two regions: no multiple of a group or of a chunk of them, as in the machines
+/// of others.
+const HOLE_PAGES: u64 = 77;
 
 /// Where everything is, in bytes from guest-physical 0.
 #[derive(Clone, Copy, Debug)]
@@ -43,25 +45,30 @@ impl Layout {
         let writers = workload.shares().len() as u64;
         // The directories must reach the end of what comes behind them as well.
         let mut this = Self { workload_bytes, directories: 0, writers };
-        while this.directories * GIB < workload_bytes + this.system_bytes() {
+        while this.directories * GIB < this.system_base() + this.system_bytes() {
             this.directories += 1;
         }
         this
     }
 
-    /// Bytes behind the workload's region.
+    /// Where the machine's own region begins.
+    pub(super) fn system_base(&self) -> u64 {
+        self.workload_bytes + HOLE_PAGES * PAGE_BYTES
+    }
+
+    /// Bytes of it.
     pub(super) fn system_bytes(&self) -> u64 {
         (2 + self.directories + 1 + self.writers) * PAGE_BYTES
     }
 
     /// The page map, for CR3.
     pub(super) fn page_map(&self) -> u64 {
-        self.workload_bytes
+        self.system_base()
     }
 
     /// The payload's first instruction.
     pub(super) fn code(&self) -> u64 {
-        self.workload_bytes + (2 + self.directories) * PAGE_BYTES
+        self.system_base() + (2 + self.directories) * PAGE_BYTES
     }
 
     /// The page of a vCPU.
@@ -75,78 +82,43 @@ impl Layout {
     }
 
     /// Operations that a vCPU's writer has completed.
-    pub(super) fn counter<'a>(&self, region: &'a Region, vcpu: usize) -> &'a AtomicU64 {
-        &region.words()[(self.parameters(vcpu) / 8) as usize]
+    pub(super) fn counter<'a>(&self, system: &'a Region, vcpu: usize) -> &'a AtomicU64 {
+        self.word(system, self.parameters(vcpu))
     }
-}
 
-/// Writes everything behind the workload's region, for a machine that begins.
-pub(super) fn write(layout: &Layout, region: &Region, workload: &Workload) {
-    for (address, value) in words(layout, workload) {
-        region.words()[(address / 8) as usize].store(value.to_le(), Ordering::Relaxed);
+    fn word<'a>(&self, system: &'a Region, address: u64) -> &'a AtomicU64 {
+        &system.words()[((address - self.system_base()) / 8) as usize]
     }
-}
 
-/// The first address where what never changes behind the workload's region is not what was written
-/// there when the machine began.
-pub(super) fn first_difference(
-    layout: &Layout,
-    region: &Region,
-    workload: &Workload,
-) -> Option<u64> {
-    let counters = 0..workload.shares().len();
-    let counters: Vec<u64> = counters.map(|vcpu| layout.parameters(vcpu)).collect();
-    let differs = |(address, value): &(u64, u64)| {
-        let found = region.words()[(address / 8) as usize].load(Ordering::Relaxed);
-        u64::from_le(found) != *value && !counters.contains(address)
-    };
-    words(layout, workload).into_iter().find(differs).map(|(address, _)| address)
-}
-
-/// Every word behind the workload's region that is not zero when the machine begins.
-fn words(layout: &Layout, workload: &Workload) -> Vec<(u64, u64)> {
-    let mut words = Vec::new();
-    let mut put = |address: u64, value: u64| words.push((address, value));
-    let pointers = layout.page_map() + PAGE_BYTES;
-    put(layout.page_map(), pointers | TABLE);
-    for gib in 0..layout.directories {
-        let directory = pointers + (1 + gib) * PAGE_BYTES;
-        put(pointers + 8 * gib, directory | TABLE);
-        for entry in 0..ENTRIES {
-            put(directory + 8 * entry, (gib * GIB + entry * LARGE_PAGE) | LARGE);
+    /// Writes these words at their guest-physical addresses into the machine's own region.
+    pub(super) fn write(&self, system: &Region, words: &[(u64, u64)]) {
+        for (address, value) in words {
+            self.word(system, *address).store(value.to_le(), Ordering::Relaxed);
         }
     }
-    for (code, index) in payload::code().chunks(8).zip(0..) {
-        let mut word = [0; 8];
-        word[..code.len()].copy_from_slice(code);
-        put(layout.code() + 8 * index, u64::from_le_bytes(word));
+
+    /// The first of these words that is another one now, counters aside.
+    pub(super) fn first_difference(&self, system: &Region, words: &[(u64, u64)]) -> Option<u64> {
+        let counters: Vec<u64> =
+            (0..self.writers).map(|vcpu| self.parameters(vcpu as usize)).collect();
+        let differs = |(address, value): &&(u64, u64)| {
+            let found = self.word(system, *address).load(Ordering::Relaxed);
+            u64::from_le(found) != *value && !counters.contains(address)
+        };
+        words.iter().find(differs).map(|(address, _)| *address)
     }
-    let ([place, age], multipliers, body) = workload.key().constants();
-    for (index, share) in workload.shares().iter().enumerate() {
-        // `payload::check` has seen to it that it is.
-        let (kind, slots, key) = match share.pattern.simple() {
-            Some(Simple::Uniform { slots, key }) => (1, slots, key),
-            Some(Simple::Ring { slots }) => (0, slots, 0),
-            None => unreachable!("a pattern that the payload knows"),
-        };
-        let bits = u64::from((64 - (slots - 1).leading_zeros()).max(1));
-        let parameters = payload::Parameters {
-            operations: 0,
-            kind,
-            slots,
-            key,
-            mask: u64::MAX >> (64 - bits),
-            shift: bits.div_ceil(2),
-            first_line: workload.slot_line(index, 0),
-            record_lines: workload.record_lines(),
-            place,
-            age,
-            multipliers,
-            body,
-        };
-        for (offset, word) in parameters.words().into_iter().enumerate() {
-            put(layout.parameters(index) + 8 * offset as u64, word);
+
+    /// The page tables.
+    pub(super) fn tables(&self) -> Vec<(u64, u64)> {
+        let pointers = self.page_map() + PAGE_BYTES;
+        let mut words = vec![(self.page_map(), pointers | TABLE)];
+        for gib in 0..self.directories {
+            let directory = pointers + (1 + gib) * PAGE_BYTES;
+            words.push((pointers + 8 * gib, directory | TABLE));
+            for entry in 0..ENTRIES {
+                words.push((directory + 8 * entry, (gib * GIB + entry * LARGE_PAGE) | LARGE));
+            }
         }
+        words
     }
-    words
 }

@@ -13,9 +13,8 @@ use kvm_bindings::{
     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, kvm_enable_cap,
 };
 use kvm_ioctls::{Kvm, VmFd};
-use workload::region::Region;
 
-use super::sys::{self, Logging, SLOT};
+use super::sys::{self, Logging, MemorySlot};
 use crate::guest::{DirtyTracker, GuestError};
 use crate::memory::{Bitmap, Group, PageNumber, PageRange};
 
@@ -34,27 +33,50 @@ pub(super) fn enable(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
     vm.enable_cap(&cap)
 }
 
-/// The log of one machine's memory.
+/// The log of one machine's memory, all slots of it.
 pub(super) struct DirtyLog {
     vm: Arc<VmFd>,
-    region: Arc<Region>,
+    slots: Vec<MemorySlot>,
     logging: Logging,
 }
 
 impl DirtyLog {
-    pub(super) fn new(vm: Arc<VmFd>, region: Arc<Region>) -> Self {
-        Self { vm, region, logging: Logging::Off }
+    pub(super) fn new(vm: Arc<VmFd>, slots: Vec<MemorySlot>) -> Self {
+        Self { vm, slots, logging: Logging::Off }
     }
 
-    fn read(&self) -> io::Result<Vec<u64>> {
-        Ok(self.vm.get_dirty_log(SLOT, self.region.bytes() as usize)?)
+    /// Changes how all slots are logged.
+    fn set(&self, logging: Logging) -> io::Result<()> {
+        self.slots.iter().try_for_each(|slot| sys::map_memory(&self.vm, slot, logging))
     }
 
-    fn clear(&self, words: Range<usize>, bitmap: &[u64]) -> io::Result<()> {
+    fn clear(&self, slot: &MemorySlot, words: Range<usize>, bitmap: &[u64]) -> io::Result<()> {
         let first = words.start as u64 * 64;
         // Up to the end of the slot where that is no multiple of 64.
-        let pages = (words.end as u64 * 64).min(self.region.pages()) - first;
-        sys::clear_log(&self.vm, first, pages as u32, bitmap)
+        let pages = (words.end as u64 * 64).min(slot.region.pages()) - first;
+        sys::clear_log(&self.vm, slot.number, first, pages as u32, bitmap)
+    }
+
+    /// The dirty ones of a slot's own pages, which are clean from here on.
+    fn harvest_slot(&self, slot: &MemorySlot, pages: Range<u64>) -> io::Result<Vec<Group>> {
+        let log = self.vm.get_dirty_log(slot.number, slot.region.bytes() as usize)?;
+        let words = (pages.start / 64) as usize..pages.end.div_ceil(64) as usize;
+        let mut seen = log[words.clone()].to_vec();
+        // Pages outside of the range keep their bits.
+        if let Some(first) = seen.first_mut() {
+            *first &= u64::MAX << (pages.start % 64);
+        }
+        if let Some(last) = seen.last_mut().filter(|_| !pages.end.is_multiple_of(64)) {
+            *last &= u64::MAX >> (64 - pages.end % 64);
+        }
+        if seen.iter().any(|word| *word != 0) {
+            self.clear(slot, words.clone(), &seen)?;
+        }
+        let firsts = (words.start as u64 * 64..).step_by(64);
+        Ok(firsts
+            .zip(seen)
+            .filter_map(|(first, word)| Group::new(PageNumber(first), word))
+            .collect())
     }
 }
 
@@ -66,12 +88,14 @@ impl DirtyTracker for DirtyLog {
     fn start(&mut self) -> Result<(), GuestError> {
         let started = || {
             if self.logging == Logging::On {
-                sys::map_memory(&self.vm, &self.region, Logging::Off)?;
+                self.set(Logging::Off)?;
             }
-            sys::map_memory(&self.vm, &self.region, Logging::On)?;
+            self.set(Logging::On)?;
             // All bits are set at first and nothing is protected: clearing does that.
-            let words = self.region.pages().div_ceil(64) as usize;
-            self.clear(0..words, &vec![u64::MAX; words])
+            self.slots.iter().try_for_each(|slot| {
+                let words = slot.region.pages().div_ceil(64) as usize;
+                self.clear(slot, 0..words, &vec![u64::MAX; words])
+            })
         };
         started().map_err(|e| GuestError::new("start KVM's dirty log", e))?;
         self.logging = Logging::On;
@@ -79,29 +103,20 @@ impl DirtyTracker for DirtyLog {
     }
 
     fn harvest(&mut self, range: PageRange, into: &mut Bitmap) -> Result<u64, GuestError> {
-        let failed = |e| GuestError::new("read KVM's dirty log", e);
-        if range.is_empty() {
-            return Ok(0);
-        }
-        let log = self.read().map_err(failed)?;
-        let words = (range.start.0 / 64) as usize..range.end.0.div_ceil(64) as usize;
-        let mut seen = log[words.clone()].to_vec();
-        // Pages outside of the range keep their bits.
-        if let Some(first) = seen.first_mut() {
-            *first &= u64::MAX << (range.start.0 % 64);
-        }
-        if let Some(last) = seen.last_mut().filter(|_| !range.end.0.is_multiple_of(64)) {
-            *last &= u64::MAX >> (64 - range.end.0 % 64);
-        }
-        if seen.iter().all(|word| *word == 0) {
-            return Ok(0);
-        }
-        self.clear(words.clone(), &seen).map_err(failed)?;
         let mut pages = 0;
-        for (word, first) in seen.iter().zip((words.start as u64 * 64..).step_by(64)) {
-            for run in Group::new(PageNumber(first), *word).into_iter().flat_map(Group::runs) {
+        let mut first = PageNumber(0);
+        for slot in &self.slots {
+            let all = first..first + slot.region.pages();
+            first = all.end;
+            let (start, end) = (range.start.max(all.start), range.end.min(all.end));
+            if start >= end {
+                continue;
+            }
+            let found = self.harvest_slot(slot, start - all.start..end - all.start);
+            let found = found.map_err(|e| GuestError::new("read KVM's dirty log", e))?;
+            for run in found.into_iter().flat_map(Group::runs) {
                 pages += run.end - run.start;
-                into.insert(run);
+                into.insert(all.start + run.start.0..all.start + run.end.0);
             }
         }
         Ok(pages)
@@ -112,7 +127,7 @@ impl Drop for DirtyLog {
     fn drop(&mut self) {
         if self.logging == Logging::On {
             // An untracked guest pays nothing; if that fails it pays on.
-            let _ = sys::map_memory(&self.vm, &self.region, Logging::Off);
+            let _ = self.set(Logging::Off);
         }
     }
 }

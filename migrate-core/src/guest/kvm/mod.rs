@@ -1,9 +1,9 @@
 //! The built-in guest as a virtual machine under KVM: its memory is written by guest code.
 //!
 //! No firmware, no devices, no interrupts: each vCPU starts in 64-bit mode in a payload of our own
-//! ([`payload`]) that performs a writer's operations for ever. Memory is the workload's region from
-//! guest-physical address 0, and behind it what the machine itself needs ([`layout`]). The one
-//! device is a port that tells a vCPU how many operations are due, so that rates hold.
+//! ([`payload`]) that performs a writer's operations for ever. Memory is two slots: the workload's
+//! region from guest-physical address 0, and behind a hole what the machine itself needs ([`layout`]).
+//! The one device is a port that tells a vCPU how many operations are due, so that rates hold.
 //!
 //! The destination's machine is created at setup. What is moved at the stun is each vCPU's state
 //! ([`state`]), wherever its instruction pointer stands: a record that was half written is finished
@@ -37,6 +37,7 @@ use super::{DirtyTracker, GuestError, MemoryView, threads};
 use layout::Layout;
 use log::DirtyLog;
 use state::{MachineState, VcpuState};
+use sys::{Logging, MemorySlot};
 use vcpu::{Died, Due, Slot};
 use workload::gate::{Control, Gate, Gates, Passage};
 
@@ -80,7 +81,7 @@ pub(super) fn check(workload: &Workload) -> Result<(), GuestError> {
     }
 }
 
-/// Memory that the machine has behind its workload's.
+/// Memory that the machine has beside its workload's.
 pub(super) fn system_bytes(workload: &Workload) -> u64 {
     Layout::of(workload).system_bytes()
 }
@@ -94,23 +95,32 @@ fn failed<E: std::fmt::Display>(doing: &'static str) -> impl FnOnce(E) -> GuestE
 pub(super) struct Vm {
     vm: Arc<VmFd>,
     vcpus: Vec<VcpuFd>,
-    region: Arc<Region>,
+    /// The workload's region, and the machine's own.
+    slots: [MemorySlot; 2],
     workload: Arc<Workload>,
     layout: Layout,
 }
 
 impl Vm {
     /// Creates the machine around its memory, with a vCPU for each writer of a workload that passed
-    /// [`check`].
+    /// [`check`]; `system` has [`system_bytes`].
     pub(super) fn create(
         workload: &Arc<Workload>,
         region: &Arc<Region>,
+        system: &Arc<Region>,
     ) -> Result<Self, GuestError> {
         let doing = "create a virtual machine";
         let kvm = Kvm::new().map_err(failed(doing))?;
         let vm = kvm.create_vm().map_err(failed(doing))?;
         log::enable(&vm).map_err(failed(doing))?;
-        sys::map_memory(&vm, region, sys::Logging::Off).map_err(failed(doing))?;
+        let layout = Layout::of(workload);
+        let slot = |number, address, region: &Arc<Region>| {
+            let region = region.clone();
+            MemorySlot { number, address, region }
+        };
+        let slots = [slot(0, 0, region), slot(1, layout.system_base(), system)];
+        let mapped = slots.iter().try_for_each(|slot| sys::map_memory(&vm, slot, Logging::Off));
+        mapped.map_err(failed(doing))?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed(doing))?;
         let vcpus = (0..workload.shares().len() as u64)
             .map(|index| {
@@ -120,9 +130,7 @@ impl Vm {
             })
             .collect::<Result<Vec<_>, kvm_ioctls::Error>>()
             .map_err(failed("create a vCPU"))?;
-        let layout = Layout::of(workload);
-        let (workload, region) = (workload.clone(), region.clone());
-        Ok(Self { vm: Arc::new(vm), vcpus, region, workload, layout })
+        Ok(Self { vm: Arc::new(vm), vcpus, slots, workload: workload.clone(), layout })
     }
 
     /// Starts the vCPUs: at the beginning, or where `state` says.
@@ -136,7 +144,7 @@ impl Vm {
         let doing = "restore the vCPUs";
         match state {
             None => {
-                layout::write(&self.layout, &self.region, &self.workload);
+                self.layout.write(self.system(), &self.words());
                 for (index, vcpu) in self.vcpus.iter().enumerate() {
                     state::begin(vcpu, &self.layout, index).map_err(failed("set up a vCPU"))?;
                 }
@@ -153,13 +161,14 @@ impl Vm {
         sys::install_kick().map_err(failed("install a signal handler"))?;
         let mut machine = KvmMachine {
             counters: Counters {
-                region: self.region.clone(),
+                system: self.system().clone(),
                 layout: self.layout,
                 record_lines: self.workload.record_lines(),
                 started_from: watermarks.read(),
                 watermarks: watermarks.clone(),
             },
             vm: self.vm,
+            memory: self.slots,
             gates: Gates::default(),
             threads: Vec::new(),
             slots: Vec::new(),
@@ -183,6 +192,18 @@ impl Vm {
 }
 
 impl Vm {
+    /// The machine's own region.
+    fn system(&self) -> &Arc<Region> {
+        &self.slots[1].region
+    }
+
+    /// What stands there when the machine begins.
+    fn words(&self) -> Vec<(u64, u64)> {
+        let mut words = self.layout.tables();
+        words.extend(payload::words(&self.layout, &self.workload));
+        words
+    }
+
     /// The vCPUs' states, if all that can be seen of them before they run is as it must be.
     fn checked(
         &self,
@@ -193,8 +214,7 @@ impl Vm {
         if state.vcpus.len() != self.vcpus.len() {
             return Err(fail(&"there is another number of them"));
         }
-        let different = layout::first_difference(&self.layout, &self.region, &self.workload);
-        if let Some(address) = different {
+        if let Some(address) = self.layout.first_difference(self.system(), &self.words()) {
             let why = format!("the machine's own memory at {address:#x} is not what it began with");
             return Err(fail(&why));
         }
@@ -202,7 +222,7 @@ impl Vm {
         vcpus
             .map(|(index, (one, watermark))| {
                 let one = VcpuState::deserialize(one).map_err(|e| fail(&e))?;
-                let counted = self.layout.counter(&self.region, index).load(Ordering::Acquire);
+                let counted = self.layout.counter(self.system(), index).load(Ordering::Acquire);
                 if counted != *watermark {
                     let why = format!(
                         "vCPU {index}: its counter in memory is {counted}, its watermark {watermark}"
@@ -221,7 +241,7 @@ impl Vm {
 /// The operation counters, where guest code keeps them and where the host looks.
 #[derive(Clone, Debug)]
 struct Counters {
-    region: Arc<Region>,
+    system: Arc<Region>,
     layout: Layout,
     record_lines: u64,
     started_from: Vec<u64>,
@@ -231,7 +251,7 @@ struct Counters {
 impl Counters {
     fn mirror(&self) {
         for (index, from) in self.started_from.iter().enumerate() {
-            let operations = self.layout.counter(&self.region, index).load(Ordering::Acquire);
+            let operations = self.layout.counter(&self.system, index).load(Ordering::Acquire);
             let stored = operations.saturating_sub(*from) * self.record_lines;
             self.watermarks.publish(index, operations, stored);
         }
@@ -243,6 +263,7 @@ impl Counters {
 pub(super) struct KvmMachine {
     counters: Counters,
     vm: Arc<VmFd>,
+    memory: [MemorySlot; 2],
     gates: Gates,
     threads: Vec<JoinHandle<()>>,
     slots: Vec<Arc<Mutex<Slot>>>,
@@ -353,7 +374,7 @@ impl Machine for KvmMachine {
             let why = "what a virtual machine writes only KVM knows; leave --tracker at auto";
             return Err(GuestError::new("track writes", why));
         }
-        Ok(Box::new(DirtyLog::new(self.vm.clone(), self.counters.region.clone())))
+        Ok(Box::new(DirtyLog::new(self.vm.clone(), self.memory.to_vec())))
     }
 
     fn save(&mut self) -> Result<serde_json::Value, GuestError> {
@@ -425,10 +446,10 @@ mod tests {
         let workload = "stream".parse().unwrap();
         let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
         let workload = Arc::new(spec.resolve().unwrap());
-        let memory = Bytes(memory.0 + system_bytes(&workload));
         let region = Arc::new(Region::anonymous(memory).unwrap());
+        let system = Arc::new(Region::anonymous(Bytes(system_bytes(&workload))).unwrap());
         fill(&region, &workload, |_| {});
-        let vm = Vm::create(&workload, &region).unwrap();
+        let vm = Vm::create(&workload, &region, &system).unwrap();
         let watermarks = Watermarks::new(&[0, 0]);
         let mut machine = vm.start(None, &watermarks, None, Gate::Open).unwrap();
         machine.pause().unwrap();

@@ -13,7 +13,8 @@
 use std::arch::global_asm;
 
 use workload::content::ContentSpec;
-use workload::spec::Workload;
+use workload::pattern::Simple;
+use workload::spec::{Share, Workload};
 
 use super::layout::Layout;
 use super::sys;
@@ -23,24 +24,48 @@ use crate::guest::GuestError;
 pub(super) const PORT: u16 = 0x10;
 
 /// A vCPU's page: its counter, and constants. The payload knows the offsets.
-pub(super) struct Parameters {
-    pub(super) operations: u64,
+struct Parameters {
+    operations: u64,
     /// 0 a ring, 1 the permutations of `uniform`.
-    pub(super) kind: u64,
-    pub(super) slots: u64,
-    pub(super) key: u64,
-    pub(super) mask: u64,
-    pub(super) shift: u64,
-    pub(super) first_line: u64,
-    pub(super) record_lines: u64,
-    pub(super) place: u64,
-    pub(super) age: u64,
-    pub(super) multipliers: [u64; 2],
-    pub(super) body: [u64; 6],
+    kind: u64,
+    slots: u64,
+    key: u64,
+    mask: u64,
+    shift: u64,
+    first_line: u64,
+    record_lines: u64,
+    place: u64,
+    age: u64,
+    multipliers: [u64; 2],
+    body: [u64; 6],
 }
 
 impl Parameters {
-    pub(super) fn words(&self) -> Vec<u64> {
+    fn of(workload: &Workload, index: usize, share: &Share) -> Self {
+        let ([place, age], multipliers, body) = workload.key().constants();
+        let (kind, slots, key) = match share.pattern.simple() {
+            Some(Simple::Uniform { slots, key }) => (1, slots, key),
+            Some(Simple::Ring { slots }) => (0, slots, 0),
+            None => unreachable!("a pattern that the payload knows"),
+        };
+        let bits = u64::from((64 - (slots - 1).leading_zeros()).max(1));
+        Self {
+            operations: 0,
+            kind,
+            slots,
+            key,
+            mask: u64::MAX >> (64 - bits),
+            shift: bits.div_ceil(2),
+            first_line: workload.slot_line(index, 0),
+            record_lines: workload.record_lines(),
+            place,
+            age,
+            multipliers,
+            body,
+        }
+    }
+
+    fn words(&self) -> Vec<u64> {
         let mut words = vec![
             self.operations,
             self.kind,
@@ -175,9 +200,21 @@ vmigrate_payload_end:
 "#
 );
 
-/// The payload's bytes; it may stand anywhere.
-pub(super) fn code() -> &'static [u8] {
-    sys::payload()
+/// The payload, which may stand anywhere, and what each vCPU's writer needs to know, as words at
+/// their guest-physical addresses. The workload passed [`check`].
+pub(super) fn words(layout: &Layout, workload: &Workload) -> Vec<(u64, u64)> {
+    let mut words = Vec::new();
+    for (code, index) in sys::payload().chunks(8).zip(0..) {
+        let mut word = [0; 8];
+        word[..code.len()].copy_from_slice(code);
+        words.push((layout.code() + 8 * index, u64::from_le_bytes(word)));
+    }
+    for (index, share) in workload.shares().iter().enumerate() {
+        let parameters = Parameters::of(workload, index, share).words();
+        let places = (layout.parameters(index)..).step_by(8);
+        words.extend(places.zip(parameters));
+    }
+    words
 }
 
 /// Whether the payload can do what the workload asks.

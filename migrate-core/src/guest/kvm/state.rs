@@ -8,7 +8,7 @@ use kvm_ioctls::{Error, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use super::{payload, sys};
+use super::sys;
 
 /// Protected mode, paging, alignment checks, write protection, numeric errors.
 const CR0: u64 = 0x8005_0033;
@@ -162,7 +162,7 @@ impl VcpuState {
         operations: u64,
     ) -> Option<String> {
         let Self { registers, special, debug, events, run, .. } = self;
-        let code = layout.code()..layout.code() + payload::code().len() as u64;
+        let code = layout.code()..layout.code() + sys::payload().len() as u64;
         let control = (special.cr0, special.cr3, special.cr4, special.efer);
         let pending = [
             events.exception.injected,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
@@ -11,8 +11,6 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuFd, VmFd};
 use workload::region::Region;
 
-/// The one memory slot.
-pub(super) const SLOT: u32 = 0;
 /// `_IOWR(KVMIO, 0xc0, struct kvm_clear_dirty_log)`.
 const KVM_CLEAR_DIRTY_LOG: libc::c_ulong = 0xC018_AEC0;
 
@@ -23,26 +21,40 @@ pub(super) enum Logging {
     Off,
 }
 
-/// Makes the region the machine's memory from address 0, or changes how it is logged.
-pub(super) fn map_memory(vm: &VmFd, region: &Region, logging: Logging) -> io::Result<()> {
+/// Memory of the machine: a region, and where the guest finds it.
+#[derive(Clone, Debug)]
+pub(super) struct MemorySlot {
+    pub(super) number: u32,
+    pub(super) address: u64,
+    pub(super) region: Arc<Region>,
+}
+
+/// Makes the slot's region memory of the machine, or changes how it is logged.
+pub(super) fn map_memory(vm: &VmFd, slot: &MemorySlot, logging: Logging) -> io::Result<()> {
     let slot = kvm_userspace_memory_region {
-        slot: SLOT,
+        slot: slot.number,
         flags: if logging == Logging::On { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
-        guest_phys_addr: 0,
-        memory_size: region.bytes(),
-        userspace_addr: region.as_ptr() as u64,
+        guest_phys_addr: slot.address,
+        memory_size: slot.region.bytes(),
+        userspace_addr: slot.region.as_ptr() as u64,
     };
     // SAFETY: the region is mapped for reading and writing, and whoever holds the machine holds the
     // region too. The guest's stores are no Rust memory accesses; the host looks through atomics.
     unsafe { vm.set_user_memory_region(slot) }.map_err(Into::into)
 }
 
-/// Clears the pages of `bitmap` from the log, bit 0 being page `first` (a multiple of 64): their
+/// Clears the pages of `bitmap` from the slot's log, bit 0 being page `first` (a multiple of 64): their
 /// next write is noted again.
-pub(super) fn clear_log(vm: &VmFd, first: u64, pages: u32, bitmap: &[u64]) -> io::Result<()> {
+pub(super) fn clear_log(
+    vm: &VmFd,
+    slot: u32,
+    first: u64,
+    pages: u32,
+    bitmap: &[u64],
+) -> io::Result<()> {
     assert!(bitmap.len() as u64 * 64 >= u64::from(pages), "a bit for every page");
     let mut request = kvm_clear_dirty_log {
-        slot: SLOT,
+        slot,
         num_pages: pages,
         first_page: first,
         __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {

@@ -176,7 +176,7 @@ impl Machine for Threads {
         kind: TrackerKind,
         memory: MemoryView,
     ) -> Result<Box<dyn DirtyTracker>, GuestError> {
-        tracker::open(kind, memory)
+        tracker::open(kind, &memory)
     }
 
     fn lap(&self) -> Result<Stats, GuestError> {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use workload::region::Region;
 use workload::spec::Workload;
+use workload::units::Bytes;
+
+use super::memory::Memory;
 
 use crate::guest::GuestError;
 #[cfg(target_arch = "x86_64")]
@@ -59,14 +61,17 @@ impl MachineKind {
         }
     }
 
-    /// Memory beside the workload's that such a guest has, behind it.
-    pub(super) fn system_bytes(self, workload: &Workload) -> u64 {
+    /// Memory beside the workload's that such a guest has.
+    pub(super) fn system_bytes(self, workload: &Workload) -> Option<Bytes> {
         match self {
-            Self::Process => 0,
+            Self::Process => None,
             #[cfg(target_arch = "x86_64")]
-            Self::Kvm => kvm::system_bytes(workload),
+            Self::Kvm => Some(Bytes(kvm::system_bytes(workload))),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Kvm => 0,
+            Self::Kvm => {
+                let _ = workload;
+                None
+            }
         }
     }
 }
@@ -83,14 +88,20 @@ impl Prepared {
     pub(super) fn new(
         kind: MachineKind,
         workload: &Arc<Workload>,
-        region: &Arc<Region>,
+        memory: &Memory,
     ) -> Result<Self, GuestError> {
         match kind {
             MachineKind::Process => Ok(Self::Process(Hired::new(workload.shares().len())?)),
             #[cfg(target_arch = "x86_64")]
-            MachineKind::Kvm => Ok(Self::Kvm(Box::new(kvm::Vm::create(workload, region)?))),
+            MachineKind::Kvm => {
+                let system = memory.system.as_ref().ok_or_else(|| {
+                    GuestError::new("create a virtual machine", "it has no memory of its own")
+                })?;
+                Ok(Self::Kvm(Box::new(kvm::Vm::create(workload, &memory.region, system)?)))
+            }
             #[cfg(not(target_arch = "x86_64"))]
             MachineKind::Kvm => {
+                let _ = memory;
                 let why = kind.missing().unwrap_or_default();
                 Err(GuestError::new("create a virtual machine", why))
             }

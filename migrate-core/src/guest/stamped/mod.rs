@@ -7,6 +7,7 @@
 
 pub mod gauge;
 mod machine;
+mod memory;
 pub mod proof;
 mod shadow;
 mod sys;
@@ -26,6 +27,7 @@ use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::stats::Stats;
 use workload::units::{Bytes, Rate};
+use workload::work::{Unwatched, to_its_end};
 use workload::writer::{Pace, Watermarks};
 
 use super::machine::Machine;
@@ -34,6 +36,7 @@ use super::tracker::TrackerKind;
 use super::{DirtyTracker, Guest, GuestError, MemoryView, threads};
 use gauge::Gauge;
 use machine::Prepared;
+use memory::Memory;
 use proof::Scanned;
 use workload::gate::Gate;
 
@@ -105,7 +108,7 @@ pub struct DeviceState {
 pub struct StampedGuest {
     description: Description,
     workload: Arc<Workload>,
-    region: Arc<Region>,
+    memory: Memory,
     watermarks: Watermarks,
     machine: Box<dyn Machine>,
     heart: Option<Heart>,
@@ -132,8 +135,8 @@ impl StampedGuest {
         }
         let workload = Arc::new(spec.resolve().map_err(|e| fail(&e))?);
         kind.check(&workload)?;
-        let memory = Bytes(spec.memory.0 + kind.system_bytes(&workload));
-        require_memory(memory).map_err(|e| fail(&e))?;
+        let bytes = Memory::sizes(kind, &workload).iter().map(|bytes| bytes.0).sum();
+        require_memory(Bytes(bytes)).map_err(|e| fail(&e))?;
         let run = RunId::random();
         let description = Description {
             machine: kind,
@@ -146,24 +149,24 @@ impl StampedGuest {
             audit: proof.audit,
         };
         description.check().map_err(|e| fail(&e))?;
-        let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
-        fill(&region, &workload, |_| {});
+        let memory = Memory::new(kind, &workload).map_err(|e| fail(&e))?;
+        fill(&memory.region, &workload, |_| {});
         let journal = match journal {
             Some(path) => {
                 Some(JournalWriter::create(path, run, workload.spec()).map_err(|e| fail(&e))?)
             }
             None => None,
         };
-        let prepared = Prepared::new(kind, &workload, &region)?;
+        let prepared = Prepared::new(kind, &workload, &memory)?;
         let fill = Expected::at(&workload, &vec![0; spec.writers as usize]);
-        Self::run(description, workload, region, prepared, fill, None, journal, Gate::Open)
+        Self::run(description, workload, memory, prepared, fill, None, journal, Gate::Open)
     }
 
     #[expect(clippy::too_many_arguments, reason = "all of a guest, in one place")]
     fn run(
         description: Description,
         workload: Arc<Workload>,
-        region: Arc<Region>,
+        memory: Memory,
         prepared: Prepared,
         expected: Expected,
         state: Option<&serde_json::Value>,
@@ -187,7 +190,7 @@ impl StampedGuest {
                 Box::new(Threads::start(
                     hired,
                     &workload,
-                    &region,
+                    &memory.region,
                     expected,
                     &watermarks,
                     &pace,
@@ -213,7 +216,7 @@ impl StampedGuest {
             None => None,
         };
         let paused = gate == Gate::Closed;
-        Ok(Self { description, workload, region, watermarks, machine, heart, started_from, paused })
+        Ok(Self { description, workload, memory, watermarks, machine, heart, started_from, paused })
     }
 
     /// Lets it run on; nothing of it can fail.
@@ -236,9 +239,14 @@ impl StampedGuest {
         &self.workload
     }
 
-    /// Its memory, for verifiers.
+    /// The memory that its workload writes, for verifiers.
     pub fn region(&self) -> &Region {
-        &self.region
+        &self.memory.region
+    }
+
+    /// The SHA-256 roots of all its memory, which must be at rest.
+    pub fn root(&self) -> String {
+        to_its_end(self.memory.root(&Unwatched))
     }
 
     /// Operations completed, by writer.
@@ -265,7 +273,7 @@ impl StampedGuest {
         self.pause()?;
         let watermarks = self.watermarks();
         let moment = self.machine.moment();
-        let (scanned, _) = Scanned::of(&self.region, &self.workload, moment, watermarks);
+        let (scanned, _) = Scanned::of(&self.memory.region, &self.workload, moment, watermarks);
         if !was_paused {
             self.open();
         }
@@ -330,7 +338,7 @@ impl Drop for StampedGuest {
 
 impl Guest for StampedGuest {
     fn memory(&self) -> MemoryView {
-        sys::view(&self.region)
+        self.memory.view()
     }
 
     fn description(&self) -> Vec<u8> {

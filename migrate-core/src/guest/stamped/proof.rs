@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
 use verifier::extent::Faults;
-use verifier::manifest::Manifest;
 use verifier::memory::Moment;
 use verifier::scan::scan_watched;
 use verifier::verdict::Verdict;
@@ -166,9 +165,4 @@ pub fn judge(
         }
     }
     Proof { verdict, reasons, source_watermarks: [began, stunned], source_root, testimony }
-}
-
-/// SHA-256 root of a region at rest.
-pub fn root(region: &Region) -> String {
-    Manifest::of(region).root
 }

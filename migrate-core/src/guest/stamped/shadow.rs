@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use verifier::expected::Expected;
-use verifier::manifest::Manifest;
 use verifier::memory::Moment;
 use workload::journal::{JournalWriter, RunId};
 use workload::machine::require_memory;
-use workload::region::Region;
 use workload::spec::{Traces, Workload};
 use workload::units::Bytes;
 
 use super::machine::Prepared;
+use super::memory::Memory;
 use super::proof::Scanned;
-use super::{Description, DeviceState, MachineKind, StampedGuest, sys};
+use super::{Description, DeviceState, MachineKind, StampedGuest};
 use crate::guest::{GuestError, MemoryView, Shadow, ShadowFactory, Work};
 use workload::gate::{Gate, PAUSE_TIMEOUT};
 
@@ -38,7 +37,7 @@ pub struct StampedShadow {
     /// What the source says about it.
     pub description: Description,
     workload: Arc<Workload>,
-    region: Arc<Region>,
+    memory: Memory,
     /// What will run it, until it has threads.
     machine: Option<Prepared>,
     journal: Option<JournalWriter>,
@@ -62,7 +61,7 @@ impl ShadowFactory for StampedFactory {
     fn create(
         &mut self,
         description: &[u8],
-        pages: u64,
+        regions: &[u64],
         work: &Work,
     ) -> Result<StampedShadow, GuestError> {
         let fail = |e: &dyn std::fmt::Display| GuestError::new("build the shadow", e);
@@ -71,10 +70,11 @@ impl ShadowFactory for StampedFactory {
         let spec = &description.spec;
         let wrong_size = "its memory is not of the announced size";
         // Nothing is computed for a memory that cannot be.
-        let memory =
-            Bytes(pages.checked_mul(workload::PAGE_BYTES).ok_or_else(|| fail(&wrong_size))?);
-        require_memory(memory).map_err(|e| fail(&e))?;
-        if spec.memory > memory {
+        let pages = regions.iter().try_fold(0u64, |sum, pages| sum.checked_add(*pages));
+        let bytes = pages.and_then(|pages| pages.checked_mul(workload::PAGE_BYTES));
+        let bytes = Bytes(bytes.ok_or_else(|| fail(&wrong_size))?);
+        require_memory(bytes).map_err(|e| fail(&e))?;
+        if spec.memory > bytes {
             return Err(fail(&wrong_size));
         }
         let traces = self.traces.as_deref().map_or(Traces::None, Traces::Folder);
@@ -83,12 +83,13 @@ impl ShadowFactory for StampedFactory {
             return Err(fail(&why));
         }
         description.machine.check(&workload)?;
-        if spec.memory.0 + description.machine.system_bytes(&workload) != memory.0 {
+        let sizes = Memory::sizes(description.machine, &workload);
+        if !sizes.iter().map(|size| size.0 / workload::PAGE_BYTES).eq(regions.iter().copied()) {
             return Err(fail(&wrong_size));
         }
-        let region = Arc::new(Region::anonymous(memory).map_err(|e| fail(&e))?);
-        sys::view(&region).populate(work).map_err(|e| fail(&e))?;
-        let machine = Some(Prepared::new(description.machine, &workload, &region)?);
+        let memory = Memory::new(description.machine, &workload).map_err(|e| fail(&e))?;
+        memory.view().populate(work).map_err(|e| fail(&e))?;
+        let machine = Some(Prepared::new(description.machine, &workload, &memory)?);
         let journal = match &self.journal {
             Some(path) => {
                 let run = RunId(description.run);
@@ -99,7 +100,7 @@ impl ShadowFactory for StampedFactory {
         Ok(StampedShadow {
             description,
             workload,
-            region,
+            memory,
             machine,
             journal,
             state: None,
@@ -134,7 +135,7 @@ impl StampedShadow {
 
 impl Shadow for StampedShadow {
     fn memory(&self) -> MemoryView {
-        sys::view(&self.region)
+        self.memory.view()
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<(), GuestError> {
@@ -163,11 +164,11 @@ impl Shadow for StampedShadow {
         let cancelled = |e| GuestError::new(doing, e);
         work.advance(0, 0);
         let (scanned, expected) =
-            Scanned::watched(&self.region, &self.workload, moment, watermarks, work)
+            Scanned::watched(&self.memory.region, &self.workload, moment, watermarks, work)
                 .map_err(cancelled)?;
         self.expected = Some(expected);
         if self.description.audit {
-            self.root = Some(Manifest::of_watched(&self.region, work).map_err(cancelled)?.root);
+            self.root = Some(self.memory.root(work).map_err(cancelled)?);
         }
         let wrong = scanned.first_fault();
         self.first_scan = Some(scanned);
@@ -189,7 +190,7 @@ impl Shadow for StampedShadow {
         let machine = match self.machine.take() {
             Some(machine) => machine,
             // What ran at a gate before does not go back to where it came from.
-            None => Prepared::new(self.description.machine, &self.workload, &self.region)?,
+            None => Prepared::new(self.description.machine, &self.workload, &self.memory)?,
         };
         let mut journal = self.journal.take();
         if let Some(journal) = &mut journal {
@@ -199,7 +200,7 @@ impl Shadow for StampedShadow {
         let guest = StampedGuest::run(
             self.description.clone(),
             self.workload.clone(),
-            self.region.clone(),
+            self.memory.clone(),
             machine,
             expected,
             Some(&state.machine),

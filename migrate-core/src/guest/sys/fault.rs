@@ -234,7 +234,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
-                        each(all(64)).for_each(|page| memory.zero(&page.alone()));
+                        each(all(64)).for_each(|page| memory.zero(page));
                     }
                 });
             }
@@ -246,7 +246,7 @@ mod tests {
         });
         let mut tracking = FaultTracking::register(memory.clone()).unwrap();
         tracking.protect_all().unwrap();
-        memory.zero(&PageNumber(7).alone());
+        memory.zero(PageNumber(7));
         let mut found = Vec::new();
         tracking.scan(all(64), |run| found.extend(each(run))).unwrap();
         assert_eq!(found, [PageNumber(7)]);

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,51 +18,123 @@ use crate::memory::{Bitmap, PAGE_BYTES, PageNumber, PageRange, all, each};
 const POPULATED_PAGES: u64 = 1 << 14;
 
 /// A view of all of a guest's memory, kept alive by whoever owns it.
+///
+/// A guest's memory is a list of regions, as a VMM's are: a page's number counts from the first page
+/// of the first one across all of them, whatever lies between them in the guest's address space or
+/// in this process's.
 #[derive(Clone)]
 pub struct MemoryView {
-    base: *mut u8,
+    regions: Arc<[Region]>,
     pages: u64,
+}
+
+/// Pages that follow one another in this process.
+#[derive(Clone)]
+struct Region {
+    first: PageNumber,
+    pages: u64,
+    base: *mut u8,
     file: Option<Arc<dyn AsFd + Send + Sync>>,
+    /// Keeps the memory.
     _owner: Arc<dyn Any + Send + Sync>,
 }
 
 // SAFETY: the constructor demands memory that is valid from any thread for as long as the owner
-// lives, and the view keeps the owner alive.
-unsafe impl Send for MemoryView {}
+// lives, and the region keeps the owner alive.
+unsafe impl Send for Region {}
 // SAFETY: as above; racing reads go through atomics or the kernel.
-unsafe impl Sync for MemoryView {}
+unsafe impl Sync for Region {}
 
 impl std::fmt::Debug for MemoryView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemoryView").field("pages", &self.pages).finish_non_exhaustive()
+        f.debug_struct("MemoryView").field("regions", &self.regions()).finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    fn end(&self) -> PageNumber {
+        self.first + self.pages
+    }
+
+    /// Adds the pages that were ever touched.
+    fn present(&self, present: &mut Bitmap) -> io::Result<()> {
+        let all = self.first..self.end();
+        let Some(file) = self.file.as_ref().map(|file| file.as_fd()) else {
+            present.insert(all);
+            return Ok(());
+        };
+        let mut offset = 0;
+        while offset < self.pages * PAGE_BYTES {
+            let start = match seek(file, SeekFrom::Data(offset)) {
+                Ok(start) => start,
+                // Nothing from here on.
+                Err(Errno::NXIO) => break,
+                // A file system that cannot tell.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                    present.insert(all);
+                    break;
+                }
+                Err(e) => return Err(e.into()),
+            };
+            let end = seek(file, SeekFrom::Hole(start))?;
+            let page = |offset: u64| self.first + (offset / PAGE_BYTES).min(self.pages);
+            present.insert(page(start)..page(end.next_multiple_of(PAGE_BYTES)));
+            offset = end;
+        }
+        Ok(())
     }
 }
 
 impl MemoryView {
-    /// A view of `pages` pages at `base`.
+    /// A view of memory that is one region: `pages` pages at `base`.
     ///
     /// # Safety
     /// `base` is page-aligned and valid for reads and writes of all pages, from any thread, until
     /// `owner` is dropped.
     pub unsafe fn new(base: *mut u8, pages: u64, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { base, pages, file: None, _owner: owner }
+        let region = Region { first: PageNumber(0), pages, base, file: None, _owner: owner };
+        Self { regions: [region].into(), pages }
     }
 
-    /// Says that the memory is a shared mapping of `file` from its first byte on, as of a memfd:
-    /// the kernel can then say which pages were never touched.
+    /// Says that the memory, which is one region, is a shared mapping of `file` from its first byte
+    /// on, as of a memfd: the kernel can then say which pages were never touched.
+    ///
+    /// # Panics
+    /// It is more than one region.
     #[must_use]
     pub fn backed_by(self, file: Arc<dyn AsFd + Send + Sync>) -> Self {
-        Self { file: Some(file), ..self }
+        let [region] = &*self.regions else { panic!("a file backs one region") };
+        let region = Region { file: Some(file), ..region.clone() };
+        Self { regions: [region].into(), pages: self.pages }
     }
 
-    /// The file that the memory is a shared mapping of, if there is one.
-    fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(|file| file.as_fd())
+    /// Memory that is all regions of `views`, in their order.
+    pub fn joined(views: impl IntoIterator<Item = Self>) -> Self {
+        let mut pages = 0;
+        let mut regions = Vec::new();
+        for region in views.into_iter().flat_map(|view| view.regions.to_vec()) {
+            regions.push(Region { first: PageNumber(pages), ..region });
+            pages += regions.last().map_or(0, |region| region.pages);
+        }
+        Self { regions: regions.into(), pages }
     }
 
-    /// Number of pages.
+    /// Number of pages, all regions together.
     pub fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// Pages of each region, in order.
+    pub fn regions(&self) -> Vec<u64> {
+        self.regions.iter().map(|region| region.pages).collect()
+    }
+
+    /// A view of each region alone, and the number of its first page in all of memory.
+    pub(crate) fn alone(&self) -> impl Iterator<Item = (PageNumber, Self)> + '_ {
+        self.regions.iter().map(|region| {
+            let alone = Region { first: PageNumber(0), ..region.clone() };
+            (region.first, Self { regions: [alone].into(), pages: region.pages })
+        })
     }
 
     /// The pages that were ever touched, as far as that is known: the others read as zero, and
@@ -71,57 +143,50 @@ impl MemoryView {
     /// # Errors
     /// The file that the memory is a mapping of cannot be searched.
     pub fn present(&self) -> io::Result<Bitmap> {
-        let Some(file) = self.file() else { return Ok(Bitmap::full(self.pages)) };
         let mut present = Bitmap::empty(self.pages);
-        let mut offset = 0;
-        while offset < self.pages * PAGE_BYTES {
-            let start = match seek(file, SeekFrom::Data(offset)) {
-                Ok(start) => start,
-                // Nothing from here on.
-                Err(Errno::NXIO) => break,
-                // A file system that cannot tell.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Bitmap::full(self.pages)),
-                Err(e) => return Err(e.into()),
-            };
-            let end = seek(file, SeekFrom::Hole(start))?;
-            let page = |offset: u64| PageNumber((offset / PAGE_BYTES).min(self.pages));
-            present.insert(page(start)..page(end.next_multiple_of(PAGE_BYTES)));
-            offset = end;
-        }
+        self.regions.iter().try_for_each(|region| region.present(&mut present))?;
         Ok(present)
     }
 
-    /// First byte of `range` and its length in bytes, for system calls.
+    /// The bytes of `range`, for whoever moves bytes and knows no pages: a stretch for each region
+    /// that it touches.
     ///
     /// # Panics
     /// The range is not inside.
-    pub fn raw(&self, range: &PageRange) -> (*mut u8, usize) {
-        assert!(
-            range.start <= range.end && range.end.0 <= self.pages,
-            "{range:?} of {}",
-            self.pages
-        );
-        // SAFETY: inside the view, as just checked.
-        let start = unsafe { self.base.add(range.start.offset() as usize) };
-        (start, ((range.end - range.start) * PAGE_BYTES) as usize)
+    pub fn stretches(&self, range: &PageRange) -> impl Iterator<Item = Stretch<'_>> + use<'_> {
+        let PageRange { start, end } = *range;
+        assert!(start <= end && end.0 <= self.pages, "{range:?} of {}", self.pages);
+        let first = self.regions.partition_point(|region| region.end() <= start);
+        let touched = self.regions[first..].iter().take_while(move |region| region.first < end);
+        touched.map(move |region| {
+            let (start, end) = (start.max(region.first), end.min(region.end()));
+            // SAFETY: inside the region.
+            let base = unsafe {
+                region.base.add((start - region.first).saturating_mul(PAGE_BYTES) as usize)
+            };
+            let bytes = ((end - start) * PAGE_BYTES) as usize;
+            Stretch { start: base, bytes, _memory: PhantomData }
+        })
     }
 
-    /// The bytes of `range`, for whoever moves bytes and knows no pages.
+    /// First byte of `range`, which lies in one region, and its length in bytes, for system calls.
     ///
     /// # Panics
-    /// The range is not inside.
-    pub fn stretch(&self, range: &PageRange) -> Stretch<'_> {
-        let (start, bytes) = self.raw(range);
-        Stretch { start, bytes, _memory: PhantomData }
+    /// The range is not inside one region.
+    pub(crate) fn raw(&self, range: &PageRange) -> (*mut u8, usize) {
+        let mut stretches = self.stretches(range);
+        let stretch = stretches.next().filter(|_| stretches.next().is_none());
+        stretch.unwrap_or_else(|| panic!("{range:?} is not in one region")).raw()
     }
 
-    fn words(&self, range: &PageRange) -> &[AtomicU64] {
-        self.stretch(range).words()
+    fn page(&self, page: PageNumber) -> Stretch<'_> {
+        let mut stretches = self.stretches(&page.alone());
+        stretches.next().unwrap_or_else(|| unreachable!("a page lies in a region"))
     }
 
     /// Whether a page reads as all zero. If the guest writes meanwhile its page is dirty again.
     pub fn is_zero(&self, page: PageNumber) -> bool {
-        let lines = self.words(&page.alone()).chunks_exact(8);
+        let lines = self.page(page).words().chunks_exact(8);
         // A line at a time: a branch for each word would be slower than memory.
         let any =
             |line: &[AtomicU64]| line.iter().fold(0, |any, w| any | w.load(Ordering::Relaxed));
@@ -129,25 +194,29 @@ impl MemoryView {
     }
 
     /// Copies pages out, as they are word by word.
-    pub fn copy_out(&self, range: &PageRange, into: &mut [u8]) {
-        copy_words(self.words(range), into);
+    pub fn copy_out(&self, range: &PageRange, mut into: &mut [u8]) {
+        for stretch in self.stretches(range) {
+            let (these, rest) = into.split_at_mut(stretch.bytes);
+            copy_words(stretch.words(), these);
+            into = rest;
+        }
     }
 
-    /// Lets `fill` write whole pages, for a memory that nobody else writes: a shadow's.
+    /// Lets `fill` write a whole page, for a memory that nobody else writes: a shadow's.
     ///
     /// # Errors
     /// What `fill` returns.
     pub fn fill<E>(
         &self,
-        range: &PageRange,
+        page: PageNumber,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.stretch(range).fill(fill)
+        self.page(page).fill(fill)
     }
 
-    /// Zeroes pages of a shadow.
-    pub fn zero(&self, range: &PageRange) {
-        for word in self.words(range) {
+    /// Zeroes a page of a shadow.
+    pub fn zero(&self, page: PageNumber) {
+        for word in self.page(page).words() {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -180,20 +249,7 @@ impl MemoryView {
     }
 
     fn populate_part(&self, range: PageRange) -> io::Result<()> {
-        let (start, bytes) = self.raw(&range);
-        // SAFETY: advice on our own mapping changes no contents. Where the system has no huge
-        // pages to give for such memory, small ones do.
-        let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
-        // SAFETY: making pages of our own mapping changes no contents.
-        match unsafe { madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) } {
-            // Before Linux 5.14: touch page by page.
-            Err(Errno::INVAL) => {}
-            other => return Ok(other?),
-        }
-        for page in each(range) {
-            self.words(&page.alone())[0].fetch_or(0, Ordering::Relaxed);
-        }
-        Ok(())
+        self.stretches(&range).try_for_each(Stretch::populate)
     }
 }
 
@@ -225,9 +281,27 @@ impl<'a> Stretch<'a> {
     }
 
     fn words(self) -> &'a [AtomicU64] {
-        // SAFETY: valid, page-aligned memory (see `MemoryView::raw`); atomics may race with any other
+        // SAFETY: valid, page-aligned memory (see `MemoryView::new`); atomics may race with any other
         // atomic, and the guest's own writes come from other programs' or VMs' instructions.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / 8) }
+    }
+
+    /// Touches all of it for writing.
+    fn populate(self) -> io::Result<()> {
+        let (start, bytes) = self.raw();
+        // SAFETY: advice on our own mapping changes no contents. Where the system has no huge
+        // pages to give for such memory, small ones do.
+        let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
+        // SAFETY: making pages of our own mapping changes no contents.
+        match unsafe { madvise(start.cast(), bytes, Advice::LinuxPopulateWrite) } {
+            // Before Linux 5.14: touch page by page.
+            Err(Errno::INVAL) => {}
+            other => return Ok(other?),
+        }
+        for page in self.words().chunks_exact(PAGE_BYTES as usize / 8) {
+            page[0].fetch_or(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Gives its contents a page at a time, as they are word by word.
@@ -247,7 +321,7 @@ impl<'a> Stretch<'a> {
     /// # Errors
     /// What `fill` returns.
     pub fn fill<E>(self, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
-        // SAFETY: valid memory (see `MemoryView::raw`). The engine writes a shadow's page from the one
+        // SAFETY: valid memory (see `MemoryView::new`). The engine writes a shadow's page from the one
         // stream that carries it, and nothing runs in a shadow yet, so no other reference is in use.
         fill(unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) })
     }
@@ -297,7 +371,48 @@ mod tests {
         // SAFETY: the view is asked about its file only; its memory is never looked at.
         let view = unsafe { MemoryView::new(std::ptr::null_mut(), pages, file.clone()) };
         assert_eq!(view.present().unwrap(), Bitmap::full(pages), "nothing is known without a file");
-        let present = view.backed_by(file).present().unwrap();
+        let backed = view.clone().backed_by(file);
+        let present = backed.present().unwrap();
         assert_eq!(present.iter().collect::<Vec<_>>(), [0, 7, 8, 299].map(PageNumber));
+        let joined = MemoryView::joined([MemoryView::for_ever(5), backed]);
+        let present = joined.present().unwrap();
+        let wanted: Vec<_> = (0..5).chain([5, 12, 13, 304]).map(PageNumber).collect();
+        assert_eq!(present.iter().collect::<Vec<_>>(), wanted);
+    }
+
+    /// Pages are numbered across regions whose sizes are no multiples of anything.
+    #[test]
+    fn regions_are_one_memory() {
+        let views = [3, 1, 70].map(MemoryView::for_ever);
+        let memory = MemoryView::joined(views.clone());
+        assert_eq!((memory.pages(), memory.regions()), (74, vec![3, 1, 70]));
+        for page in each(all(74)) {
+            let put = |bytes: &mut [u8]| {
+                bytes.fill(page.0 as u8 + 1);
+                Ok::<_, ()>(())
+            };
+            memory.fill(page, put).unwrap();
+        }
+        let first = |view: &MemoryView, page: u64| {
+            let mut bytes = [0; PAGE_BYTES as usize];
+            view.copy_out(&PageNumber(page).alone(), &mut bytes);
+            bytes[0]
+        };
+        assert_eq!((first(&views[0], 2), first(&views[1], 0), first(&views[2], 69)), (3, 4, 74));
+        let mut across = vec![0; 5 * PAGE_BYTES as usize];
+        memory.copy_out(&(PageNumber(1)..PageNumber(6)), &mut across);
+        let bytes: Vec<u8> = across.chunks(PAGE_BYTES as usize).map(|page| page[4095]).collect();
+        assert_eq!(bytes, [2, 3, 4, 5, 6]);
+        let lengths = |range| -> Vec<usize> {
+            memory.stretches(&range).map(|stretch| stretch.bytes / PAGE_BYTES as usize).collect()
+        };
+        assert_eq!(lengths(PageNumber(1)..PageNumber(6)), [2, 1, 2]);
+        assert!(lengths(PageNumber(3)..PageNumber(3)).is_empty());
+        memory.zero(PageNumber(3));
+        assert!(memory.is_zero(PageNumber(3)) && views[1].is_zero(PageNumber(0)));
+        assert!(!memory.is_zero(PageNumber(2)) && !memory.is_zero(PageNumber(4)));
+        memory.populate(&Work::default()).unwrap();
+        let alone: Vec<_> = memory.alone().map(|(first, view)| (first.0, view.pages())).collect();
+        assert_eq!(alone, [(0, 3), (3, 1), (4, 70)]);
     }
 }

@@ -137,7 +137,8 @@ mod tests {
         let patience = Duration::from_secs(60);
         let settings = Settings { resolve_limit: patience, give_up_after: None };
         let mut there = Destination::new(settings);
-        let setup = Setup { pages: 1, streams: 1, earlier: Vec::new(), description: Vec::new() };
+        let setup =
+            Setup { regions: vec![1], streams: 1, earlier: Vec::new(), description: Vec::new() };
         for event in [
             Event::Called(LINE, Duration::from_secs(4)),
             heard(Message::Setup(setup)),
