@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use migrate_core::guest::stamped::{
-    MachineKind, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
+    GuestSettings, MachineKind, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
 };
 use migrate_core::guest::{Guest, Shadow, ShadowFactory, Work};
 use support::{Tamper, TamperedFactory, assert_healthy, listener, receiver, send, settings, spec};
@@ -17,7 +17,13 @@ use workload::units::Rate;
 
 fn guest(kind: MachineKind, spec: &WorkloadSpec, rate: Option<u64>) -> StampedGuest {
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: false };
-    let guest = StampedGuest::start_new(kind, spec, rate.map(Rate), proof, None).unwrap();
+    let guest = StampedGuest::start_new(&GuestSettings {
+        machine: kind,
+        rate: rate.map(Rate),
+        proof,
+        ..GuestSettings::of(spec.clone())
+    })
+    .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     guest
 }
@@ -135,7 +141,8 @@ fn a_prepared_guest_can_be_prepared_again() {
         let mut guest = guest(kind, &spec, Some(2_000_000));
         let dir = tempfile::tempdir().unwrap();
         let journal = dir.path().join("journal");
-        let mut factory = StampedFactory { journal: Some(journal.clone()), traces: None };
+        let mut factory =
+            StampedFactory { journal: Some(journal.clone()), ..StampedFactory::default() };
         let (mut shadow, mut state) = moved(&mut guest, &mut factory);
         for _ in 0..3 {
             up_to_ready(&mut shadow, &state).unwrap();

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use migrate_core::guest::Guest;
 use migrate_core::guest::stamped::proof::judge;
-use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
+use migrate_core::guest::stamped::{
+    GuestSettings, MachineKind, ProofSettings, StampedFactory, StampedGuest,
+};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::memory::{Bitmap, all, each};
 use migrate_core::policy::PolicyKind;
@@ -43,7 +45,13 @@ fn spec(mebibytes: u64, writers: u32, workload: &str) -> WorkloadSpec {
 fn guest(spec: &WorkloadSpec, rate: Option<u64>) -> StampedGuest {
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: true };
     let rate = rate.map(Rate);
-    let guest = StampedGuest::start_new(MachineKind::Kvm, spec, rate, proof, None).unwrap();
+    let guest = StampedGuest::start_new(&GuestSettings {
+        machine: MachineKind::Kvm,
+        rate,
+        proof,
+        ..GuestSettings::of(spec.clone())
+    })
+    .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     guest
 }
@@ -228,7 +236,11 @@ fn what_guest_code_cannot_do_is_refused() {
     let refused = |workload: &str| {
         let proof = ProofSettings { run_on: Duration::from_millis(100), audit: false };
         let spec = spec(4, 1, workload);
-        let guest = StampedGuest::start_new(MachineKind::Kvm, &spec, None, proof, None);
+        let guest = StampedGuest::start_new(&GuestSettings {
+            machine: MachineKind::Kvm,
+            proof,
+            ..GuestSettings::of(spec)
+        });
         guest.unwrap_err().to_string()
     };
     assert!(refused("zipf").contains("'stream' and 'uniform' only"));

@@ -164,7 +164,9 @@ pub trait DirtyTracker: Send {
     fn start(&mut self) -> Result<(), GuestError>;
 
     /// Adds to `into` every page of `range` written since it was last harvested, and re-arms it:
-    /// a write after this call is seen by the next. Returns how many pages were written.
+    /// a write after this call is seen by the next. Returns how many pages were written. Where the
+    /// system protects several pages at a time (huge ones), all of them count as written, also those
+    /// outside of `range`.
     ///
     /// # Errors
     /// The kernel refused; nothing may be assumed clean.

@@ -1,10 +1,12 @@
 //! The built-in dirty trackers, chosen by a probe or by name.
 
+use std::ops::Range;
+
 use super::sys::Mechanism;
 use super::sys::fault::FaultTracking;
 use super::sys::uffd::WriteProtection;
 use super::{DirtyTracker, GuestError, MemoryView, threads};
-use crate::memory::{Bitmap, GROUP_PAGES, PageNumber, PageRange, all, each};
+use crate::memory::{Bitmap, GROUP_PAGES, PageNumber, PageRange, all};
 
 /// Which tracker to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,10 +57,11 @@ pub fn open(kind: TrackerKind, memory: &MemoryView) -> Result<Box<dyn DirtyTrack
 /// takes longer than the scan.
 const PART_PAGES_MIN: u64 = 1 << 18;
 
-/// A mechanism for each region, and the number of the region's first page.
+/// A mechanism for each region.
 struct Tracker<M>(Vec<Tracked<M>>);
 
 struct Tracked<M> {
+    /// Which of memory's pages it is.
     pages: PageRange,
     mechanism: M,
 }
@@ -77,22 +80,26 @@ impl<M: Mechanism + 'static> Tracker<M> {
     }
 }
 
-impl<M: Mechanism> Tracker<M> {
-    /// The written pages of `range`, counted from its start.
-    fn part(&self, range: PageRange) -> std::io::Result<Bitmap> {
-        let mut found = Bitmap::empty(range.end - range.start);
-        for Tracked { pages, mechanism } in &self.0 {
-            let (start, end) = (range.start.max(pages.start), range.end.min(pages.end));
-            if start >= end {
-                continue;
-            }
-            // A page's number in its region, and from the start of the range.
-            let inside = |page: PageNumber| PageNumber(page - pages.start);
-            let place = |page: PageNumber| PageNumber(pages.start + page.0 - range.start);
-            mechanism.scan(inside(start)..inside(end), |run| {
-                found.insert(place(run.start)..place(run.end));
-            })?;
+impl<M: Mechanism> Tracked<M> {
+    /// Those of its own pages, counted from its first, that a look at `range` has to look at: whole
+    /// units.
+    fn inside(&self, range: &PageRange) -> Range<u64> {
+        let (start, end) = (range.start.max(self.pages.start), range.end.min(self.pages.end));
+        if start >= end {
+            return 0..0;
         }
+        let (start, end) = (start - self.pages.start, end - self.pages.start);
+        let unit = self.mechanism.unit();
+        let end = end.next_multiple_of(unit).min(self.pages.end - self.pages.start);
+        start / unit * unit..end
+    }
+
+    /// The written ones of its own pages, counted from the start of the part.
+    fn scan(&self, part: Range<u64>) -> std::io::Result<Bitmap> {
+        let mut found = Bitmap::empty(part.end - part.start);
+        self.mechanism.scan(PageNumber(part.start)..PageNumber(part.end), |run| {
+            found.insert(PageNumber(run.start.0 - part.start)..PageNumber(run.end.0 - part.start));
+        })?;
         Ok(found)
     }
 }
@@ -112,14 +119,21 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
     /// Large ranges on all cores: a stun must not wait for one of them to look at everything.
     fn harvest(&mut self, range: PageRange, into: &mut Bitmap) -> Result<u64, GuestError> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let parts = (range.end - range.start).div_ceil(PART_PAGES_MIN).clamp(1, threads);
-        let step = (range.end - range.start).div_ceil(parts).next_multiple_of(GROUP_PAGES).max(1);
-        let this = &*self;
-        let starts: Vec<_> = each(range.clone()).step_by(step as usize).collect();
-        let scan =
-            |start: PageNumber| Ok((start, this.part(start..(start + step).min(range.end))?));
+        let pages = range.end - range.start;
+        let parts = pages.div_ceil(PART_PAGES_MIN).clamp(1, threads);
+        let step = pages.div_ceil(parts).max(1);
+        let parts = self.0.iter().flat_map(|tracked| {
+            let inside = tracked.inside(&range);
+            let step = step.next_multiple_of(tracked.mechanism.unit().max(GROUP_PAGES));
+            let starts = inside.clone().step_by(step as usize);
+            starts.map(move |start| (tracked, start..(start + step).min(inside.end)))
+        });
+        let scan = |(tracked, part): (&Tracked<M>, Range<u64>)| {
+            let found = tracked.scan(part.clone())?;
+            Ok((tracked.pages.start + part.start, found))
+        };
         let found: std::io::Result<Vec<(PageNumber, Bitmap)>> =
-            threads::map(starts, scan).into_iter().collect();
+            threads::map(parts.collect(), scan).into_iter().collect();
         let found = found.map_err(|e| GuestError::new("look for written pages", e))?;
         let mut pages = 0;
         for (start, part) in &found {
@@ -135,6 +149,7 @@ impl<M: Mechanism> DirtyTracker for Tracker<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::each;
 
     /// Written pages in a pattern, scanned in turn and at once.
     struct Every(u64);

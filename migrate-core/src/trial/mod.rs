@@ -3,19 +3,16 @@
 
 mod cost;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use verifier::evidence;
 use verifier::verdict::Verdict;
 use workload::journal::Journal;
-use workload::spec::WorkloadSpec;
 use workload::stats::Stats;
-use workload::units::Rate;
 
 use crate::guest::stamped::gauge::Timeline;
 use crate::guest::stamped::proof::{self, Proof, Scanned, Testimony};
-use crate::guest::stamped::{MachineKind, ProofSettings, StampedGuest};
+use crate::guest::stamped::{GuestSettings, StampedGuest};
 use crate::guest::tracker::TrackerKind;
 use crate::guest::{Guest, GuestError};
 use crate::memory::{PAGE_BYTES, all, each};
@@ -43,20 +40,12 @@ const TICK: Duration = Duration::from_millis(20);
 /// What is to be tried.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// What the guest writes.
-    pub spec: WorkloadSpec,
-    /// How fast.
-    pub rate: Rate,
-    /// What runs it.
-    pub machine: MachineKind,
-    /// How thoroughly it is proven.
-    pub proof: ProofSettings,
+    /// The guest.
+    pub guest: GuestSettings,
     /// What finds dirty pages.
     pub tracker: TrackerKind,
     /// How it is migrated; earlier attempts are filled in.
     pub source: SourceSettings,
-    /// Where its heartbeats are kept.
-    pub journal: Option<PathBuf>,
     /// How often it is tried again after an attempt that failed.
     pub retry: u32,
     /// How long the guest runs on here after the last failure.
@@ -112,13 +101,7 @@ impl Trial {
     /// The guest cannot be started here, or cannot be asked how it fares. That a migration fails is
     /// no error but a report.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<RunReport, GuestError> {
-        let mut guest = StampedGuest::start_new(
-            self.machine,
-            &self.spec,
-            Some(self.rate),
-            self.proof,
-            self.journal.as_ref(),
-        )?;
+        let mut guest = StampedGuest::start_new(&self.guest)?;
         std::thread::sleep(WARM_UP);
         let interrupts = observer.interrupts();
         // What a record takes when nobody migrates.
@@ -214,8 +197,8 @@ impl Trial {
     fn report(&self, attempts: &mut Attempts, migrated: bool) -> RunReport {
         RunReport {
             schema: SCHEMA,
-            workload: self.spec.clone(),
-            rate_wanted: Some(self.rate.0),
+            workload: self.guest.spec.clone(),
+            rate_wanted: self.guest.rate.map(|rate| rate.0),
             rate_achieved: 0.0,
             migrated,
             memory: Verdict::Inconclusive,
@@ -240,7 +223,7 @@ impl Trial {
     /// Bytes of records per second since these watermarks.
     fn rate_since(&self, began: &[u64], guest: &StampedGuest, seconds: f64) -> f64 {
         let operations = guest.watermarks().iter().sum::<u64>() - began.iter().sum::<u64>();
-        operations as f64 * self.spec.workload.record.0 as f64 / seconds
+        operations as f64 * self.guest.spec.workload.record.0 as f64 / seconds
     }
 
     /// Waits for the destination's testimony and judges it.
@@ -252,9 +235,9 @@ impl Trial {
         cancelled: &dyn Fn(&dyn Observer) -> bool,
     ) -> Proof {
         let stunned = guest.watermarks();
-        let root = self.proof.audit.then(|| guest.root());
+        let root = self.guest.proof.audit.then(|| guest.root());
         let reading = Duration::from_secs(guest.region().bytes() / TESTIMONY_BYTES_PER_S);
-        let patience = TESTIMONY_TIMEOUT + reading + self.proof.run_on;
+        let patience = TESTIMONY_TIMEOUT + reading + self.guest.proof.run_on;
         let note = attempts.control.as_mut().map(|notes| {
             let watching = &*observer;
             notes.receive(patience, &|| cancelled(watching))
@@ -305,13 +288,14 @@ impl Trial {
         stats: (&Stats, &Stats),
         timeline: &Timeline,
     ) -> GuestCost {
-        let per_s = self.rate.0 as f64 / self.spec.workload.record.0 as f64;
-        GuestCost::of(last, stats, timeline, Some(per_s), self.spec.writers as usize)
+        let record = self.guest.spec.workload.record.0 as f64;
+        let per_s = self.guest.rate.map(|rate| rate.0 as f64 / record);
+        GuestCost::of(last, stats, timeline, per_s, self.guest.spec.writers as usize)
     }
 
     /// What the journal says beside: how long it was silent, and whether it contradicts itself.
     fn hold_against_journal(&self, report: &mut RunReport) {
-        match self.journal.as_deref().map(Journal::read) {
+        match self.guest.journal.as_deref().map(Journal::read) {
             Some(Ok(journal)) => {
                 let evidence = evidence::judge(&journal);
                 report.journal_gap_ms = Some(evidence.longest_gap_ms);

@@ -12,7 +12,7 @@ use migrate_core::codec::Encoding;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::Testimony;
 use migrate_core::guest::stamped::{
-    MachineKind, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
+    GuestSettings, ProofSettings, StampedFactory, StampedGuest, StampedShadow,
 };
 use migrate_core::guest::tracker::{self, TrackerKind};
 use migrate_core::guest::{
@@ -38,8 +38,12 @@ pub fn spec(mebibytes: u64) -> WorkloadSpec {
 
 pub fn guest(spec: &WorkloadSpec, rate: u64) -> StampedGuest {
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: true };
-    let guest =
-        StampedGuest::start_new(MachineKind::Process, spec, Some(Rate(rate)), proof, None).unwrap();
+    let guest = StampedGuest::start_new(&GuestSettings {
+        rate: Some(Rate(rate)),
+        proof,
+        ..GuestSettings::of(spec.clone())
+    })
+    .unwrap();
     std::thread::sleep(Duration::from_millis(100));
     guest
 }

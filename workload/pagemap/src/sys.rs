@@ -28,6 +28,10 @@ const PAGEMAP_SCAN: Opcode = opcode::read_write::<PmScanArg>(b'f', 16);
 const PM_SCAN_WP_MATCHING: u64 = 1;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
+/// Pages that a page of the system can be: an ordinary one, and huge ones of 2 MiB and of 1 GiB.
+const UNITS: [u64; 3] = [1, 512, 1 << 18];
+/// The kernel looked at nothing of what it was to look at.
+const NO_PROGRESS: io::ErrorKind = io::ErrorKind::InvalidInput;
 /// Runs that one scan call can return; a call that fills them is continued.
 const SCAN_RUNS: usize = 2048;
 
@@ -88,6 +92,7 @@ struct PmScanArg {
 pub struct WriteTracker {
     base: u64,
     bytes: u64,
+    unit: u64,
     uffd: OwnedFd,
     pagemap: File,
 }
@@ -114,10 +119,30 @@ impl WriteTracker {
             UffdioRegister { start: base, len: bytes, mode: REGISTER_MODE_WP, ioctls: 0 };
         update::<UFFDIO_REGISTER, _>(&uffd, &mut register)?;
         let pagemap = File::open("/proc/self/pagemap")?;
-        let this = Self { base, bytes, uffd, pagemap };
-        // The probe: kernels before 6.7 refuse the scan.
-        this.harvest(0..this.pages().min(1), |_| {})?;
+        let mut this = Self { base, bytes, unit: 1, uffd, pagemap };
+        this.unit = this.probe()?;
         Ok(this)
+    }
+
+    /// The least number of pages that can be harvested; kernels before 6.7 refuse any.
+    fn probe(&self) -> io::Result<u64> {
+        let mut last = None;
+        for unit in UNITS {
+            let pages = unit.min(self.pages());
+            match self.harvest(0..pages, |_| {}) {
+                Ok(()) => return Ok(unit),
+                // A part of a huge page cannot be protected, and is not looked at.
+                Err(e) if e.kind() == NO_PROGRESS => last = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
+    }
+
+    /// In how many pages at a time the kernel protects the mapping: more than one where they are huge.
+    /// Ranges that are harvested begin and end at multiples of it, or at the end.
+    pub fn unit(&self) -> u64 {
+        self.unit
     }
 
     /// Pages watched.
@@ -169,7 +194,7 @@ impl WriteTracker {
                 written(page(run.start)..page(run.end));
             }
             if arg.walk_end <= start {
-                return Err(io::Error::other("PAGEMAP_SCAN made no progress"));
+                return Err(io::Error::new(NO_PROGRESS, "PAGEMAP_SCAN made no progress"));
             }
             start = arg.walk_end;
         }

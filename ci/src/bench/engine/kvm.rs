@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use migrate_core::guest::stamped::{MachineKind, ProofSettings, StampedFactory, StampedGuest};
+use migrate_core::guest::stamped::{
+    GuestSettings, MachineKind, ProofSettings, StampedFactory, StampedGuest,
+};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::guest::{DirtyTracker, Guest, Shadow, ShadowFactory, Work};
 use migrate_core::memory::{Bitmap, all, each};
@@ -30,7 +32,11 @@ fn guest(memory: Bytes) -> anyhow::Result<StampedGuest> {
     let spec =
         WorkloadSpec { seed: 1, memory, writers: 1, workload: "uniform,record=4KiB".parse()? };
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: false };
-    Ok(StampedGuest::start_new(MachineKind::Kvm, &spec, None, proof, None)?)
+    Ok(StampedGuest::start_new(&GuestSettings {
+        machine: MachineKind::Kvm,
+        proof,
+        ..GuestSettings::of(spec)
+    })?)
 }
 
 /// The log of 1 GiB, of which a hundredth was written at random.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args as ClapArgs, ValueEnum};
 use migrate_core::codec::Encoding;
-use migrate_core::guest::stamped::ProofSettings;
+use migrate_core::guest::stamped::{GuestSettings, ProofSettings};
 use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::operator::Desk;
@@ -211,15 +211,21 @@ fn one(
         let goal = PAPER_GOAL_S * (memory.0 as f64 / PAPER_MEMORY) * (PAPER_LINK / slow.0 as f64);
         let engine = &args.engine;
         let trial = Trial {
-            spec: WorkloadSpec {
-                seed: args.seed,
-                memory,
-                writers: 2,
-                workload: Profile { record: Bytes(16 << 10), ..Profile::new(PatternSpec::Stream) },
+            guest: GuestSettings {
+                machine: engine.guest,
+                rate: Some(Rate((r * slow.0 as f64) as u64)),
+                proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
+                journal: Some(receiver.journal.clone()),
+                ..GuestSettings::of(WorkloadSpec {
+                    seed: args.seed,
+                    memory,
+                    writers: 2,
+                    workload: Profile {
+                        record: Bytes(16 << 10),
+                        ..Profile::new(PatternSpec::Stream)
+                    },
+                })
             },
-            rate: Rate((r * slow.0 as f64) as u64),
-            machine: engine.guest,
-            proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
             tracker: engine.tracker,
             source: SourceSettings {
                 peer: receiver.address.into(),
@@ -246,7 +252,6 @@ fn one(
                 give_up_after: args.state.give_up_after.or(Some(GIVE_UP_AFTER)),
                 operator: Some(desk.clone()),
             },
-            journal: Some(receiver.journal.clone()),
             retry: 0,
             linger: Duration::from_millis(500),
         };

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Look here for the traces that guests replay: by checksum, under any name
     #[arg(long, value_name = "DIR")]
     traces: Option<PathBuf>,
+    /// Keep guests' memory on huge pages, which must have been reserved
+    #[arg(long)]
+    huge_pages: bool,
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -71,7 +74,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         state_directory: args.state.state_dir.clone(),
         operator: Some(desk),
     };
-    let mut factory = StampedFactory { journal: args.journal.clone(), traces: args.traces.clone() };
+    let mut factory = StampedFactory {
+        journal: args.journal.clone(),
+        traces: args.traces.clone(),
+        huge_pages: args.huge_pages,
+    };
     match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
         Ok(arrived) => {
             let report = prove(arrived, &console)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use migrate_core::codec::{Checks, Compress, Delta, Encoding};
-use migrate_core::guest::stamped::{MachineKind, ProofSettings};
+use migrate_core::guest::stamped::{GuestSettings, MachineKind, ProofSettings};
 use migrate_core::guest::tracker::TrackerKind;
 use migrate_core::link::LinkSettings;
 use migrate_core::link::address::HostPort;
@@ -73,6 +73,9 @@ pub(crate) struct Args {
     /// After a failed or cancelled migration the guest runs on here for this long
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     linger: Duration,
+    /// Keep the guest's memory on huge pages, which must have been reserved
+    #[arg(long)]
+    huge_pages: bool,
     /// Keep heartbeats in this file
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -211,10 +214,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         link.allow(*address)?;
     }
     let trial = Trial {
-        spec,
-        rate: args.rate,
-        machine: engine.guest,
-        proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
+        guest: GuestSettings {
+            machine: engine.guest,
+            rate: Some(args.rate),
+            proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
+            journal: args.journal.clone(),
+            huge_pages: args.huge_pages,
+            ..GuestSettings::of(spec)
+        },
         tracker: engine.tracker,
         source: SourceSettings {
             peer: args.to.clone(),
@@ -238,7 +245,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             give_up_after: args.state.give_up_after,
             operator: Some(args.state.desk()?),
         },
-        journal: args.journal.clone(),
         retry: args.retry,
         linger: args.linger,
     };

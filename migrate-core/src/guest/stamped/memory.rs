@@ -28,8 +28,13 @@ impl Memory {
     }
 
     /// New memory, all of it zero.
-    pub(super) fn new(kind: MachineKind, workload: &Workload) -> Result<Self, RegionError> {
-        let region = Arc::new(Region::anonymous(workload.spec().memory)?);
+    pub(super) fn new(
+        kind: MachineKind,
+        workload: &Workload,
+        huge_pages: bool,
+    ) -> Result<Self, RegionError> {
+        let region = if huge_pages { Region::huge } else { Region::anonymous };
+        let region = Arc::new(region(workload.spec().memory)?);
         let system = kind.system_bytes(workload).map(Region::anonymous).transpose()?;
         Ok(Self { region, system: system.map(Arc::new) })
     }

@@ -91,6 +91,44 @@ pub struct ProofSettings {
     pub audit: bool,
 }
 
+impl Default for ProofSettings {
+    /// A second of running on, and no roots.
+    fn default() -> Self {
+        Self { run_on: Duration::from_secs(1), audit: false }
+    }
+}
+
+/// What a guest is to be.
+#[derive(Clone, Debug)]
+pub struct GuestSettings {
+    /// What runs it.
+    pub machine: MachineKind,
+    /// What it writes.
+    pub spec: WorkloadSpec,
+    /// How fast, all writers together; `None` as fast as memory takes it.
+    pub rate: Option<Rate>,
+    /// How thoroughly its migration is proven.
+    pub proof: ProofSettings,
+    /// Where its heartbeats are kept.
+    pub journal: Option<PathBuf>,
+    /// Whether its workload's memory lies on huge pages, which must have been reserved.
+    pub huge_pages: bool,
+}
+
+impl GuestSettings {
+    /// A guest of threads that writes this as fast as memory takes it, and keeps no journal.
+    pub fn of(spec: WorkloadSpec) -> Self {
+        Self {
+            machine: MachineKind::Process,
+            spec,
+            rate: None,
+            proof: ProofSettings::default(),
+            journal: None,
+            huge_pages: false,
+        }
+    }
+}
+
 /// Device state: everything about the guest that its memory does not say; JSON on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,13 +160,9 @@ impl StampedGuest {
     ///
     /// # Errors
     /// The settings contradict each other, or the machine cannot hold the guest.
-    pub fn start_new(
-        kind: MachineKind,
-        spec: &WorkloadSpec,
-        rate: Option<Rate>,
-        proof: ProofSettings,
-        journal: Option<&PathBuf>,
-    ) -> Result<Self, GuestError> {
+    pub fn start_new(settings: &GuestSettings) -> Result<Self, GuestError> {
+        let GuestSettings { machine: kind, spec, rate, proof, journal, huge_pages } = settings;
+        let kind = *kind;
         let fail = |e: &dyn std::fmt::Display| GuestError::new("start the guest", e);
         if let Some(why) = kind.missing() {
             return Err(fail(&why));
@@ -143,13 +177,13 @@ impl StampedGuest {
             run: run.0,
             // With the checksum of a trace, which the destination must have as well.
             spec: workload.spec().clone(),
-            rate,
+            rate: *rate,
             epoch: 0,
             run_on_ms: u64::try_from(proof.run_on.as_millis()).unwrap_or(u64::MAX),
             audit: proof.audit,
         };
         description.check().map_err(|e| fail(&e))?;
-        let memory = Memory::new(kind, &workload).map_err(|e| fail(&e))?;
+        let memory = Memory::new(kind, &workload, *huge_pages).map_err(|e| fail(&e))?;
         fill(&memory.region, &workload, |_| {});
         let journal = match journal {
             Some(path) => {

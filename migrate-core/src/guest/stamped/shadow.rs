@@ -29,6 +29,8 @@ pub struct StampedFactory {
     pub journal: Option<PathBuf>,
     /// Where the traces are that guests replay, whatever they are called.
     pub traces: Option<PathBuf>,
+    /// Whether their workloads' memory is to lie on huge pages, which must have been reserved.
+    pub huge_pages: bool,
 }
 
 /// A guest that has not run here yet, and afterwards the one that does.
@@ -87,7 +89,8 @@ impl ShadowFactory for StampedFactory {
         if !sizes.iter().map(|size| size.0 / workload::PAGE_BYTES).eq(regions.iter().copied()) {
             return Err(fail(&wrong_size));
         }
-        let memory = Memory::new(description.machine, &workload).map_err(|e| fail(&e))?;
+        let memory =
+            Memory::new(description.machine, &workload, self.huge_pages).map_err(|e| fail(&e))?;
         memory.view().populate(work).map_err(|e| fail(&e))?;
         let machine = Some(Prepared::new(description.machine, &workload, &memory)?);
         let journal = match &self.journal {

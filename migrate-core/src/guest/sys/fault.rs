@@ -72,7 +72,16 @@ impl FaultTracking {
             bits: (0..memory.pages().div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }));
         TRACKED[slot].store(std::ptr::from_ref(tracked).cast_mut(), Ordering::Release);
-        Ok(Self { memory, slot, tracked })
+        let this = Self { memory, slot, tracked };
+        // The probe; a writer that faults already is let through by the handler.
+        let first = all(this.memory.pages().min(1));
+        match this.protect(first, libc::PROT_READ) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                let why = "a part of a huge page cannot be protected alone; use --tracker uffd";
+                Err(io::Error::other(why))
+            }
+            other => other.map(|()| this),
+        }
     }
 
     fn protect(&self, range: PageRange, prot: libc::c_int) -> io::Result<()> {

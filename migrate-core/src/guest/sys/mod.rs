@@ -13,6 +13,12 @@ pub(crate) trait Mechanism: Send + Sync {
     /// Name for reports.
     const NAME: &'static str;
 
+    /// How many pages are protected at a time, from a multiple of it on: more than one where the
+    /// system keeps huge ones. What is scanned is whole units.
+    fn unit(&self) -> u64 {
+        1
+    }
+
     /// Marks every page clean.
     fn protect_all(&mut self) -> io::Result<()>;
 

@@ -28,6 +28,10 @@ impl WriteProtection {
 impl Mechanism for WriteProtection {
     const NAME: &'static str = "uffd";
 
+    fn unit(&self) -> u64 {
+        self.tracker.unit()
+    }
+
     fn protect_all(&mut self) -> io::Result<()> {
         self.tracker.protect_all()
     }
