@@ -61,13 +61,6 @@ fn assert_runs(shadow: &mut StampedShadow) {
     assert_healthy(shadow.guest.as_mut().unwrap());
 }
 
-/// Whether KVM is here; says so loudly where not.
-fn kvm() -> bool {
-    let missing = MachineKind::Kvm.missing();
-    missing.as_ref().inspect(|why| println!("SKIPPED: {why}"));
-    missing.is_none()
-}
-
 /// What a test does to a device state.
 type Edit = fn(&mut serde_json::Value);
 
@@ -97,9 +90,11 @@ fn refused_before_ready(mut guest: StampedGuest, edit: Edit, says: &str) {
 fn a_state_that_does_not_fit_its_machine_is_refused_before_ready() {
     let process = || guest(MachineKind::Process, &spec(8), Some(16_000_000));
     refused_before_ready(process(), |s| s["machine"] = 7.into(), "threads have no state");
-    if !kvm() {
-        return;
-    }
+}
+
+#[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
+fn a_state_that_does_not_fit_its_virtual_machine_is_refused_before_ready() {
     let mut spec = spec(8);
     spec.workload = "stream,record=4KiB".parse().unwrap();
     let edits: [(Edit, &str); 10] = [
@@ -132,40 +127,45 @@ fn set_register(state: &mut serde_json::Value, index: usize, value: u64) {
 /// A stun that is called off: what stood ready is taken down, memory changes, and it comes again.
 #[test]
 fn a_prepared_guest_can_be_prepared_again() {
-    for kind in [MachineKind::Process, MachineKind::Kvm] {
-        if kind == MachineKind::Kvm && !kvm() {
-            continue;
-        }
-        let mut spec = spec(8);
-        spec.workload = "stream,record=4KiB".parse().unwrap();
-        let mut guest = guest(kind, &spec, Some(2_000_000));
-        let dir = tempfile::tempdir().unwrap();
-        let journal = dir.path().join("journal");
-        let mut factory =
-            StampedFactory { journal: Some(journal.clone()), ..StampedFactory::default() };
-        let (mut shadow, mut state) = moved(&mut guest, &mut factory);
-        for _ in 0..3 {
-            up_to_ready(&mut shadow, &state).unwrap();
-            let held = shadow.guest.as_ref().unwrap();
-            assert_eq!(held.watermarks(), guest.watermarks());
-            guest.resume().unwrap();
-            std::thread::sleep(Duration::from_millis(100));
-            let held = shadow.guest.as_ref().unwrap();
-            assert_ne!(held.watermarks(), guest.watermarks(), "only the source wrote");
-            guest.pause().unwrap();
-            copy(&guest, &shadow);
-            state = guest.save_state().unwrap();
-        }
+    is_prepared_again_and_again(MachineKind::Process);
+}
+
+#[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
+fn a_prepared_virtual_machine_can_be_prepared_again() {
+    is_prepared_again_and_again(MachineKind::Kvm);
+}
+
+fn is_prepared_again_and_again(kind: MachineKind) {
+    let mut spec = spec(8);
+    spec.workload = "stream,record=4KiB".parse().unwrap();
+    let mut guest = guest(kind, &spec, Some(2_000_000));
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let mut factory =
+        StampedFactory { journal: Some(journal.clone()), ..StampedFactory::default() };
+    let (mut shadow, mut state) = moved(&mut guest, &mut factory);
+    for _ in 0..3 {
         up_to_ready(&mut shadow, &state).unwrap();
-        let read = workload::journal::Journal::read(&journal).unwrap();
-        assert_eq!(read.beats, [], "a guest that does not run has no heartbeat");
-        assert_runs(&mut shadow);
-        assert!(shadow.felt_gap.unwrap() > Duration::ZERO);
-        shadow.load_state(&state).unwrap_err();
-        drop(shadow);
-        let read = workload::journal::Journal::read(&journal).unwrap();
-        assert!(!read.beats.is_empty(), "{kind:?}: it runs");
+        let held = shadow.guest.as_ref().unwrap();
+        assert_eq!(held.watermarks(), guest.watermarks());
+        guest.resume().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let held = shadow.guest.as_ref().unwrap();
+        assert_ne!(held.watermarks(), guest.watermarks(), "only the source wrote");
+        guest.pause().unwrap();
+        copy(&guest, &shadow);
+        state = guest.save_state().unwrap();
     }
+    up_to_ready(&mut shadow, &state).unwrap();
+    let read = workload::journal::Journal::read(&journal).unwrap();
+    assert_eq!(read.beats, [], "a guest that does not run has no heartbeat");
+    assert_runs(&mut shadow);
+    assert!(shadow.felt_gap.unwrap() > Duration::ZERO);
+    shadow.load_state(&state).unwrap_err();
+    drop(shadow);
+    let read = workload::journal::Journal::read(&journal).unwrap();
+    assert!(!read.beats.is_empty(), "{kind:?}: it runs");
 }
 
 #[test]
@@ -261,10 +261,8 @@ fn descriptions_that_cannot_be_are_refused() {
 
 /// What cannot be seen before it runs is a finding about the guest, and no failed handover.
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn a_vcpu_that_dies_after_the_start_is_told() {
-    if !kvm() {
-        return;
-    }
     let mut spec = spec(8);
     spec.workload = "stream,record=64KiB".parse().unwrap();
     for _ in 0..20 {

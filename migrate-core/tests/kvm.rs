@@ -26,17 +26,6 @@ use verifier::verdict::Verdict;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
 
-/// Whether a machine can be run here; says so loudly where not.
-fn kvm() -> bool {
-    match MachineKind::Kvm.missing() {
-        None => true,
-        Some(why) => {
-            workload::say!("SKIPPED: {why}");
-            false
-        }
-    }
-}
-
 fn spec(mebibytes: u64, writers: u32, workload: &str) -> WorkloadSpec {
     let memory = Bytes(mebibytes << 20);
     WorkloadSpec { seed: 11, memory, writers, workload: workload.parse().unwrap() }
@@ -72,10 +61,8 @@ fn migrate(guest: &mut StampedGuest, settings: &SourceSettings) -> Migrated {
 }
 
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn guest_code_writes_what_the_verifier_expects() {
-    if !kvm() {
-        return;
-    }
     for (writers, workload, rate) in [
         (1, "stream,record=4KiB", None),
         (2, "uniform,record=64", None),
@@ -98,10 +85,8 @@ fn guest_code_writes_what_the_verifier_expects() {
 }
 
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn every_policy_moves_a_running_vcpu() {
-    if !kvm() {
-        return;
-    }
     for (policy, workload, rate) in [
         (PolicyKind::Adaptive, "stream,record=4KiB", Some(400_000)),
         (PolicyKind::Adaptive, "stream,record=64KiB", None),
@@ -127,10 +112,8 @@ fn every_policy_moves_a_running_vcpu() {
 
 /// A -> B -> C -> A, and on: each host's machine is new, and the vCPUs never start over.
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn twenty_hops_in_a_row() {
-    if !kvm() {
-        return;
-    }
     let mut guest = guest(&spec(4, 2, "stream,record=16KiB"), None);
     for hop in 1..=20 {
         let (listener, address) = listener();
@@ -156,10 +139,8 @@ fn twenty_hops_in_a_row() {
 }
 
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn a_throttled_vcpu_writes_less_and_is_whole() {
-    if !kvm() {
-        return;
-    }
     let mut guest = guest(&spec(8, 2, "stream,record=4KiB"), None);
     let count = |guest: &StampedGuest| {
         let before = guest.watermarks();
@@ -201,10 +182,8 @@ fn with_log(mut tamper: impl FnMut(u64, bool, &mut Bitmap) + Send) -> String {
 }
 
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn a_bit_that_the_log_drops_is_stale() {
-    if !kvm() {
-        return;
-    }
     // Pages behind the region are the machine's own: of them the verifier knows nothing.
     // The last page of a writer's run: earlier harvests did not name it.
     let region = all(16 << 8);
@@ -229,10 +208,8 @@ fn a_bit_that_the_log_drops_is_stale() {
 }
 
 #[test]
+#[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
 fn what_guest_code_cannot_do_is_refused() {
-    if !kvm() {
-        return;
-    }
     let refused = |workload: &str| {
         let proof = ProofSettings { run_on: Duration::from_millis(100), audit: false };
         let spec = spec(4, 1, workload);

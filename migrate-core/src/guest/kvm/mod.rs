@@ -437,11 +437,8 @@ mod tests {
     use workload::units::Bytes;
 
     #[test]
+    #[cfg_attr(not(has_kvm), ignore = "SKIPPED: needs /dev/kvm")]
     fn a_vcpu_that_runs_has_no_state_to_save() {
-        if let Some(why) = missing() {
-            eprintln!("SKIPPED: {why}");
-            return;
-        }
         let memory = Bytes(1 << 20);
         let workload = "stream".parse().unwrap();
         let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
