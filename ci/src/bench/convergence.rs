@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use migrate_core::memory::{PAGE_BYTES, PageNumber};
-use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::policy::{PolicyKind, Settings, Tuning};
 use migrate_core::predict::model::{
     End, ModelGuest, ModelHost, ModelLink, Outcome, Scenario, Writes, run_writing,
 };
@@ -52,7 +52,9 @@ pub(super) fn run(quick: bool) -> anyhow::Result<u8> {
         .into_par_iter()
         .map(|(pattern, r)| {
             let workload = workload(pattern, scale)?;
-            let cells = POLICIES.iter().map(|policy| simulate(&workload, *policy, r, scale));
+            let tuning = Tuning::DEFAULT;
+            let cells =
+                POLICIES.iter().map(|policy| simulate(&workload, *policy, tuning, r, scale));
             Ok((pattern, r, cells.collect()))
         })
         .collect::<anyhow::Result<_>>()?;
@@ -103,6 +105,106 @@ pub(super) fn run(quick: bool) -> anyhow::Result<u8> {
         )?;
     }
     Ok(code)
+}
+
+/// A number of `Tuning`, by its name.
+type Number = (&'static str, fn(&mut Tuning) -> &mut f64);
+
+const NUMBERS: [Number; 20] = [
+    ("shrinking", |t| &mut t.shrinking),
+    ("calm", |t| &mut t.calm),
+    ("firm_from", |t| &mut t.firm_from),
+    ("firm_share", |t| &mut t.firm_share),
+    ("guest_worth", |t| &mut t.guest_worth),
+    ("last_stretch", |t| &mut t.last_stretch),
+    ("last_share", |t| &mut t.last_share),
+    ("small_enough", |t| &mut t.small_enough),
+    ("handover_s", |t| &mut t.handover_s),
+    ("stalled_sweeps", |t| &mut t.stalled_sweeps),
+    ("stalled_s", |t| &mut t.stalled_s),
+    ("hopeless_sweeps", |t| &mut t.hopeless_sweeps),
+    ("hopeless_s", |t| &mut t.hopeless_s),
+    ("horizon_s", |t| &mut t.horizon_s),
+    ("correction_max", |t| &mut t.correction_max),
+    ("demand_weight", |t| &mut t.demand_weight),
+    ("window_s", |t| &mut t.window_s),
+    ("memory_s", |t| &mut t.memory_s),
+    ("memory_steady_s", |t| &mut t.memory_steady_s),
+    ("memory_fresh_s", |t| &mut t.memory_fresh_s),
+];
+const FACTORS: [f64; 2] = [0.5, 2.0];
+
+/// All traces together, under one tuning of `adaptive`.
+#[derive(Default)]
+struct Sum {
+    time: f64,
+    lost: f64,
+    over_goal: usize,
+    gave_up: usize,
+}
+
+/// `ci/bench constants`: what each number does that `adaptive` is made of, halved and doubled.
+pub(super) fn constants(quick: bool) -> anyhow::Result<u8> {
+    let scale = if quick { SCALE_QUICK } else { SCALE };
+    let traces: Vec<(Workload, f64)> = PATTERNS
+        .iter()
+        .flat_map(|pattern| RATES.iter().map(move |r| Ok((workload(pattern, scale)?, *r))))
+        .collect::<anyhow::Result<_>>()?;
+    let sum = |tuning: Tuning| {
+        let cells: Vec<Cell> = traces
+            .par_iter()
+            .map(|(workload, r)| simulate(workload, PolicyKind::Adaptive, tuning, *r, scale))
+            .collect();
+        cells.iter().fold(Sum::default(), |sum, cell| Sum {
+            time: sum.time + cell.time,
+            lost: sum.lost + cell.lost,
+            over_goal: sum.over_goal
+                + usize::from(cell.done && cell.downtime_ms > GOAL.as_secs_f64() * 1e3),
+            gave_up: sum.gave_up + usize::from(!cell.done),
+        })
+    };
+    let mut out = std::io::stdout().lock();
+    let base = sum(Tuning::DEFAULT);
+    writeln!(
+        out,
+        "adaptive on {} traces: time {:.2}, lost to the guest {:.2}, in units of memory over bandwidth;\n\
+         {} over the goal, {} gave up. Each number halved and doubled, and what changes:",
+        traces.len(),
+        base.time,
+        base.lost,
+        base.over_goal,
+        base.gave_up
+    )?;
+    writeln!(
+        out,
+        "{:<16} {:>8} | {:>8} {:>8} {:>5} {:>5} | {:>8} {:>8} {:>5} {:>5}",
+        "", "", "x 0.5", "", "", "", "x 2", "", "", ""
+    )?;
+    writeln!(
+        out,
+        "{:<16} {:>8} | {:>8} {:>8} {:>5} {:>5} | {:>8} {:>8} {:>5} {:>5}",
+        "number", "is", "time", "lost", "over", "gave", "time", "lost", "over", "gave"
+    )?;
+    for (name, number) in NUMBERS {
+        crate::interrupted()?;
+        let mut tuning = Tuning::DEFAULT;
+        write!(out, "{name:<16} {:>8}", *number(&mut tuning))?;
+        for factor in FACTORS {
+            let mut tuning = Tuning::DEFAULT;
+            *number(&mut tuning) *= factor;
+            let other = sum(tuning);
+            write!(
+                out,
+                " | {:>+7.1}% {:>+7.1}% {:>+5} {:>+5}",
+                100.0 * (other.time / base.time - 1.0),
+                100.0 * (other.lost / base.lost - 1.0),
+                other.over_goal as i64 - base.over_goal as i64,
+                other.gave_up as i64 - base.gave_up as i64,
+            )?;
+        }
+        writeln!(out)?;
+    }
+    Ok(exit::PROVEN)
 }
 
 /// What is sent, in units of memory, by a sender that knows how often each page is written, sends
@@ -174,7 +276,7 @@ fn workload(pattern: &str, scale: u64) -> anyhow::Result<Workload> {
     Ok(spec.resolve()?)
 }
 
-fn simulate(workload: &Workload, policy: PolicyKind, r: f64, scale: u64) -> Cell {
+fn simulate(workload: &Workload, policy: PolicyKind, tuning: Tuning, r: f64, scale: u64) -> Cell {
     let whole = MEMORY / PAGE_BYTES;
     let pages_per_s = r * BYTES_PER_S / PAGE_BYTES as f64;
     // Which writes is the workload's; the model's own kinds are not asked.
@@ -182,7 +284,8 @@ fn simulate(workload: &Workload, policy: PolicyKind, r: f64, scale: u64) -> Cell
     let link = ModelLink { bytes_per_s: BYTES_PER_S, jitter: 0.02 };
     let scenario = Scenario { guest, host: ModelHost::default(), link }.scaled(scale);
     let (pages, pages_per_s) = (scenario.guest.pages, scenario.guest.pages_per_s);
-    let settings = Settings { goal: GOAL, beta: BETA, rounds_max: 300, ..Settings::default() };
+    let settings =
+        Settings { goal: GOAL, beta: BETA, rounds_max: 300, tuning, ..Settings::default() };
     let pattern = &workload.shares()[0].pattern;
     let mut k = 0;
     let mut write_next = |_: &mut rand::rngs::SmallRng| loop {

@@ -28,6 +28,8 @@ enum What {
     Engine,
     /// Policies against each other on every pattern and dirty rate, simulated
     Convergence,
+    /// What each number that `adaptive` is made of does on the same traces
+    Constants,
 }
 
 /// One line of a table: a figure, what it is held against, and the limit.
@@ -59,6 +61,7 @@ impl Row {
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let rows = match args.what {
         What::Convergence => return convergence::run(args.quick),
+        What::Constants => return convergence::constants(args.quick),
         What::Memory => memory::measure(args.quick)?,
         What::Engine => engine::measure(args.quick)?,
     };

@@ -80,6 +80,8 @@ pub struct Choice {
     window: Spent,
     total: Duration,
     sampled: Duration,
+    /// How often; whose turn it is follows from it.
+    samples: usize,
     compared: u64,
     saved_bytes: u64,
     dormant_pages: u64,
@@ -103,6 +105,7 @@ impl Choice {
             window: Spent::default(),
             total: Duration::ZERO,
             sampled: Duration::ZERO,
+            samples: 0,
             compared: 0,
             saved_bytes: 0,
             dormant_pages: 0,
@@ -134,13 +137,14 @@ impl Choice {
         }
         // Whichever is unknown, and then in turn.
         let unknown = PACKED.iter().zip(&self.trials).find(|(_, trial)| trial.is_none());
-        let turn = PACKED[(self.sampled.as_micros() % 2) as usize];
+        let turn = PACKED[self.samples % PACKED.len()];
         Some(unknown.map_or(turn, |(method, _)| *method)).filter(|m| *m != self.method)
     }
 
     /// A sample of `pages` pages became `share` of their size in `elapsed`.
     pub fn sample(&mut self, method: Method, pages: u64, share: f64, elapsed: Duration) {
         self.sampled += elapsed;
+        self.samples += 1;
         self.learn(method, elapsed.as_secs_f64() / pages as f64, share);
     }
 
@@ -271,6 +275,27 @@ mod tests {
         assert!(rate > 0.97 * 4e9 / 4096.0, "{rate}");
         // And slow again.
         assert_eq!(settle(&mut choice, 125e6, lz4, zstd).0, Method::Zstd);
+    }
+
+    /// The same measurements lead to the same choices: whose turn it is, is no clock's parity.
+    #[test]
+    fn both_packers_are_sampled_in_turn() {
+        let mut choice = Choice::new(Encoding::default());
+        let mut asked = Vec::new();
+        for _ in 0..4000 {
+            let elapsed = Duration::from_millis(20);
+            choice.spent(&Spent { pages: 64, elapsed, ..Spent::default() }, None);
+            if let Some(method) = choice.wants_sample() {
+                asked.push(method);
+                choice.sample(method, 8, 1.0, Duration::from_micros(200));
+            }
+        }
+        let lz4 = asked.iter().filter(|method| **method == Method::Lz4).count();
+        assert!(
+            asked.len() > 100 && lz4.abs_diff(asked.len() / 2) <= 1,
+            "{lz4} of {}",
+            asked.len()
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::proto::Epoch;
 use crate::proto::hello::{Hello, MigrationId, Welcome};
 use crate::proto::message::Setup;
 use crate::session::{Failure, Reply};
-use crate::source::Notes;
+use crate::source::{Notes, RESOLVE_TIMEOUT};
 use registry::Registry;
 use shell::Reception;
 
@@ -44,6 +44,19 @@ pub struct DestinationSettings {
     pub state_directory: PathBuf,
     /// Where an operator asks and tells, if anywhere.
     pub operator: Option<Arc<Desk>>,
+}
+
+impl Default for DestinationSettings {
+    /// Waits for ever, gives no guest up, and keeps records where this user's are kept.
+    fn default() -> Self {
+        Self {
+            arrival_timeout: None,
+            resolve_timeout: RESOLVE_TIMEOUT,
+            give_up_after: None,
+            state_directory: StateDirectory::default_path(),
+            operator: None,
+        }
+    }
 }
 
 /// What a user may want to see while it goes on.
@@ -98,6 +111,11 @@ pub trait Observer {
     fn interrupts(&self) -> usize {
         0
     }
+}
+
+/// Nobody watches.
+impl Observer for () {
+    fn progress(&mut self, _: Progress) {}
 }
 
 /// A guest that arrived and runs here.

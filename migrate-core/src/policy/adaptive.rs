@@ -25,35 +25,11 @@ use super::budget::Budget;
 use super::estimate::Estimate;
 use super::sdps::Sdps;
 use super::stall::Stall;
-use super::{Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Window, send_time};
+use super::{
+    Action, Event, Fit, GiveUp, Policy, Round, Settings, Stun, Time, Tuning, Window, send_time,
+};
 use crate::memory::PAGE_BYTES;
 
-/// At the end of a sweep everything the guest writes is behind it, so what is owed grows by what
-/// was not owed before. Below this share of the send rate it shrinks by itself.
-const SHRINKING: f64 = 0.9;
-/// Below this share of the send rate a guest that was held firmly is let go: by so much less than
-/// where the throttle sets in that it does not come and go.
-const CALM: f64 = 0.7;
-/// From this share of what the guest writes on the throttle is firm; below 1 by what a measurement
-/// may be off, because just below 1 a gentle one takes for ever.
-const FIRM_FROM: f64 = 0.97;
-/// Share of the send rate to which a firm throttle holds the guest: it stays alive.
-const FIRM_SHARE: f64 = 0.1;
-/// Seconds of the migration that a second of the guest is worth near the end.
-const GUEST_WORTH: f64 = 1.5;
-/// The last stretch begins with a rest of at most so many goals, and is called off at twice that.
-const LAST_STRETCH: f64 = 3.0;
-/// Share of the send rate to which the guest is held in it.
-const LAST_SHARE: f64 = 0.3;
-/// A rest that takes this share of the goal is small enough, whether it shrinks on or not.
-const SMALL_ENOUGH: f64 = 0.1;
-/// Time of a handover beyond the last send: pause, harvest, state, record, resume.
-const HANDOVER: Duration = Duration::from_millis(8);
-/// Sweeps without a new smallest rest after which the guest is held firmly, whatever the rates
-/// say, and after which that is of no use either; and the least time for both, because sweeps may
-/// be short.
-const STALLED_SWEEPS: [u32; 2] = [3, 40];
-const STALLED_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const ADVICE: &str = "use a faster link or a longer --downtime";
 
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +38,8 @@ pub(super) struct Adaptive {
     budget: Budget,
     /// Time of a handover beyond the last send; learned from stuns that overran.
     handover: Duration,
+    /// Whether one did.
+    overran: bool,
     estimate: Estimate,
     /// What the guest asks for, and how it is held to a share of the send rate.
     sdps: Sdps,
@@ -86,9 +64,9 @@ impl Throttling {
     /// Share of the send rate to which the guest is held, or would be.
     fn share(self, settings: &Settings) -> f64 {
         match self {
-            Self::Firm => FIRM_SHARE,
-            Self::Last => LAST_SHARE,
-            Self::Gentle | Self::Off => settings.beta.min(SHRINKING),
+            Self::Firm => settings.tuning.firm_share,
+            Self::Last => settings.tuning.last_share,
+            Self::Gentle | Self::Off => settings.beta.min(settings.tuning.shrinking),
         }
     }
 }
@@ -98,9 +76,10 @@ impl Adaptive {
         Self {
             settings,
             budget: Budget::new(settings),
-            handover: HANDOVER,
-            estimate: Estimate::default(),
-            sdps: Sdps::new(Throttling::Off.share(&settings)),
+            handover: Duration::from_secs_f64(settings.tuning.handover_s),
+            overran: false,
+            estimate: Estimate::new(&settings.tuning),
+            sdps: Sdps::new(Throttling::Off.share(&settings), &settings.tuning),
             throttling: Throttling::Off,
             firm_because_stalled: false,
             stall: Stall::new(),
@@ -110,7 +89,7 @@ impl Adaptive {
 
     /// The time that the last send may take.
     fn send_budget(&self) -> Duration {
-        let least = if self.handover == HANDOVER { 2 } else { 8 };
+        let least = if self.overran { 8 } else { 2 };
         self.settings.goal.saturating_sub(self.handover).max(self.settings.goal / least)
     }
 
@@ -127,8 +106,8 @@ impl Adaptive {
     fn stun(&self, pending: u64) -> Option<Action> {
         let time = send_time(pending, self.estimate.send())?;
         let budget = self.send_budget();
-        let ready =
-            time <= budget.mul_f64(SMALL_ENOUGH) || time <= budget && self.price()? > GUEST_WORTH;
+        let ready = time <= budget.mul_f64(self.settings.tuning.small_enough)
+            || time <= budget && self.price()? > self.settings.tuning.guest_worth;
         ready.then_some(Action::Stun(Stun { pending_pages: pending, fit: Fit::WithinGoal }))
     }
 
@@ -156,14 +135,14 @@ impl Adaptive {
         let send = self.estimate.send()?;
         let goals = send_time(pending, Some(send))?.div_duration_f64(self.send_budget());
         let why = match self.throttling {
-            Throttling::Off | Throttling::Gentle if goals <= LAST_STRETCH => {
-                if self.price()? < GUEST_WORTH {
+            Throttling::Off | Throttling::Gentle if goals <= self.settings.tuning.last_stretch => {
+                if self.price()? < self.settings.tuning.guest_worth {
                     return None;
                 }
                 self.hold(Throttling::Last);
                 "throttle for the last stretch"
             }
-            Throttling::Last if goals > 2.0 * LAST_STRETCH => {
+            Throttling::Last if goals > 2.0 * self.settings.tuning.last_stretch => {
                 self.hold(Throttling::Off);
                 "no throttle any more"
             }
@@ -180,26 +159,28 @@ impl Adaptive {
         if self.stall.rounds == 0 {
             self.shrank = now;
         }
+        let Tuning { calm, shrinking, firm_from, stalled_sweeps, stalled_s, .. } =
+            self.settings.tuning;
         let rates = (self.estimate.fresh(), self.estimate.send(), self.sdps.demand());
         let (Some(fresh), Some(send), Some(demand)) = rates else { return None };
-        let stalled = self.is_stalled(0, now);
+        let stalled = self.is_stalled(stalled_sweeps, stalled_s, now);
         let before = self.throttling;
         let rates = |demand: f64| {
             format!("the guest writes {:.0} MB/s, {:.0} MB/s are sent", demand / 1e6, send / 1e6)
         };
         if before == Throttling::Firm {
-            if demand >= CALM * send || self.firm_because_stalled {
+            if demand >= calm * send || self.firm_because_stalled {
                 return None;
             }
             self.hold(Throttling::Off);
             return Some(Action::Explain(format!("no throttle any more: {}", rates(demand))));
         }
-        if !stalled && (before == Throttling::Last || fresh < SHRINKING * send) {
+        if !stalled && (before == Throttling::Last || fresh < shrinking * send) {
             return None;
         }
-        if demand >= FIRM_FROM * send || stalled {
+        if demand >= firm_from * send || stalled {
             self.hold(Throttling::Firm);
-            self.firm_because_stalled = demand < FIRM_FROM * send;
+            self.firm_because_stalled = demand < firm_from * send;
         } else if before != Throttling::Gentle {
             self.hold(Throttling::Gentle);
         }
@@ -220,12 +201,14 @@ impl Adaptive {
             .then_some(Action::Throttle { held_share: 0.0 })
     }
 
-    fn is_stalled(&self, patience: usize, now: Time) -> bool {
-        self.stall.rounds >= STALLED_SWEEPS[patience] && now - self.shrank >= STALLED_TIME[patience]
+    /// Whether so many sweeps, and so many seconds, have left no smaller rest than before.
+    fn is_stalled(&self, sweeps: f64, seconds: f64, now: Time) -> bool {
+        f64::from(self.stall.rounds) >= sweeps && (now - self.shrank).as_secs_f64() >= seconds
     }
 
     fn give_up(&self, now: Time) -> Option<Action> {
-        let why = if self.is_stalled(1, now) {
+        let Tuning { hopeless_sweeps, hopeless_s, .. } = self.settings.tuning;
+        let why = if self.is_stalled(hopeless_sweeps, hopeless_s, now) {
             format!("{} sweeps in a row left no less to send, throttle and all", self.stall.rounds)
         } else {
             self.budget.exhausted(now)?
@@ -246,6 +229,7 @@ impl Policy for Adaptive {
             Event::Start { .. } => return vec![Action::BeginSweep],
             Event::Overran { took, .. } => {
                 // What it took too long is what a handover costs more than was thought.
+                self.overran = true;
                 self.handover += took.saturating_sub(self.settings.goal) + self.settings.goal / 4;
                 let end = self.give_up(now);
                 let why = format!(

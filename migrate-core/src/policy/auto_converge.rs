@@ -40,7 +40,7 @@ impl AutoConverge {
         Self {
             settings,
             budget: Budget::new(settings),
-            estimate: Estimate::default(),
+            estimate: Estimate::new(&settings.tuning),
             period_start: Time::ZERO,
             sent: 0,
             dirtied: 0,

@@ -1,22 +1,12 @@
 //! Smoothed send and dirty rates from windows of any length.
 
-use std::time::Duration;
-
-use super::Window;
+use super::{Tuning, Window};
 use crate::memory::PAGE_BYTES;
 
-/// Shorter windows are gathered until they are this long: ratios of small counts mislead.
-const WINDOW_MIN: Duration = Duration::from_millis(20);
-/// Time over which older windows fade to a third.
-const MEMORY: Duration = Duration::from_millis(250);
-/// The same for a send rate that keeps still where little is sent in a window.
-const MEMORY_STEADY: Duration = Duration::from_millis(500);
-/// The same for the growth of what is owed, which changes as a sweep passes the guest's writes.
-const MEMORY_FRESH: Duration = Duration::from_millis(80);
-
 /// Rates in bytes per second, once known.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
+    tuning: Tuning,
     pending: Window,
     send: Option<f64>,
     steady: Option<f64>,
@@ -25,6 +15,11 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
+    pub(super) fn new(tuning: &Tuning) -> Self {
+        let pending = Window::default();
+        Self { tuning: *tuning, pending, send: None, steady: None, dirty: None, fresh: None }
+    }
+
     /// Page data sent per second; from a first window that is still short if there is no better.
     pub(super) fn send(&self) -> Option<f64> {
         let seconds = self.pending.elapsed.as_secs_f64();
@@ -55,21 +50,22 @@ impl Estimate {
         self.pending.dirtied += window.dirtied;
         self.pending.fresh += window.fresh;
         self.pending.pending = window.pending;
-        if self.pending.elapsed < WINDOW_MIN {
+        if self.pending.elapsed.as_secs_f64() < self.tuning.window_s {
             return None;
         }
         let window = std::mem::take(&mut self.pending);
         let seconds = window.elapsed.as_secs_f64();
-        let smooth_over = |memory: Duration, old: Option<f64>, pages: u64| {
-            let weight = 1.0 - (-seconds / memory.as_secs_f64()).exp();
+        let Tuning { memory_s, memory_steady_s, memory_fresh_s, .. } = self.tuning;
+        let smooth_over = |memory_s: f64, old: Option<f64>, pages: u64| {
+            let weight = 1.0 - (-seconds / memory_s).exp();
             let new = (pages * PAGE_BYTES) as f64 / seconds;
             Some(old.map_or(new, |old| old + weight * (new - old)))
         };
-        let smooth = |old, pages| smooth_over(MEMORY, old, pages);
+        let smooth = |old, pages| smooth_over(memory_s, old, pages);
         self.send = smooth(self.send, window.sent).filter(|rate| *rate > 0.0);
-        self.steady = smooth_over(MEMORY_STEADY, self.steady, window.sent);
+        self.steady = smooth_over(memory_steady_s, self.steady, window.sent);
         self.dirty = smooth(self.dirty, window.dirtied);
-        self.fresh = smooth_over(MEMORY_FRESH, self.fresh, window.fresh);
+        self.fresh = smooth_over(memory_fresh_s, self.fresh, window.fresh);
         Some(window)
     }
 }

@@ -13,12 +13,15 @@ mod precopy;
 mod sdps;
 mod stall;
 mod stop_and_copy;
+mod tuning;
 mod vmotion;
 pub mod writers;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use tuning::Tuning;
 
 use crate::memory::PAGE_BYTES;
 
@@ -38,6 +41,8 @@ pub struct Settings {
     pub time_max: Duration,
     /// Most pages sent before giving up; repeats and pages found unchanged count.
     pub pages_max: u64,
+    /// The numbers that policies are made of.
+    pub tuning: Tuning,
 }
 
 impl Default for Settings {
@@ -48,6 +53,7 @@ impl Default for Settings {
             rounds_max: 30,
             time_max: Duration::from_secs(3600),
             pages_max: u64::MAX,
+            tuning: Tuning::DEFAULT,
         }
     }
 }

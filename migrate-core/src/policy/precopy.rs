@@ -26,7 +26,7 @@ impl Precopy {
         Self {
             settings,
             budget: Budget::new(settings),
-            estimate: Estimate::default(),
+            estimate: Estimate::new(&settings.tuning),
             rounds: 0,
             stall: Stall::new(),
         }

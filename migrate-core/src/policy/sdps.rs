@@ -6,21 +6,15 @@
 //! little so far is worked off over a horizon, so that the ratio of sums comes out at `beta` and
 //! not only its average over windows.
 
-use super::Window;
+use super::{Tuning, Window};
 use crate::memory::PAGE_BYTES;
 
 /// Least share of time a vCPU runs: it must be able to answer the host.
 const RUN_SHARE_MIN: f64 = 0.01;
-/// Seconds over which past error is worked off.
-const HORIZON_S: f64 = 0.5;
-/// Most correction for past error, as a share of the target.
-const CORRECTION_MAX: f64 = 0.2;
-/// Weight of the newest window in the demand.
-const DEMAND_WEIGHT: f64 = 0.3;
-
 /// The controller; starts free.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sdps {
+    tuning: Tuning,
     beta: f64,
     run_share: f64,
     demand: Option<f64>,
@@ -29,8 +23,8 @@ pub(super) struct Sdps {
 }
 
 impl Sdps {
-    pub(super) fn new(beta: f64) -> Self {
-        Self { beta, run_share: 1.0, demand: None, credit_pages: 0.0 }
+    pub(super) fn new(beta: f64, tuning: &Tuning) -> Self {
+        Self { tuning: *tuning, beta, run_share: 1.0, demand: None, credit_pages: 0.0 }
     }
 
     /// What the guest would dirty per second if it were not held, once known.
@@ -56,7 +50,9 @@ impl Sdps {
     pub(super) fn observe(&mut self, window: &Window) {
         let demand =
             (window.dirtied * PAGE_BYTES) as f64 / window.elapsed.as_secs_f64() / self.run_share;
-        self.demand = Some(self.demand.map_or(demand, |old| old + DEMAND_WEIGHT * (demand - old)));
+        self.demand = Some(
+            self.demand.map_or(demand, |old| old + self.tuning.demand_weight * (demand - old)),
+        );
     }
 
     /// The share of time to hold the vCPUs from now on, given the smoothed send rate.
@@ -66,8 +62,8 @@ impl Sdps {
             self.credit_pages += self.beta * window.sent as f64 - window.dirtied as f64;
         }
         let target = self.beta * send_bytes_per_s;
-        let correction = self.credit_pages * PAGE_BYTES as f64 / HORIZON_S;
-        let bound = CORRECTION_MAX * target;
+        let correction = self.credit_pages * PAGE_BYTES as f64 / self.tuning.horizon_s;
+        let bound = self.tuning.correction_max * target;
         let wanted = (target + correction.clamp(-bound, bound)) / demand;
         self.run_share = wanted.clamp(RUN_SHARE_MIN, 1.0);
         if self.run_share == 1.0 {
@@ -87,7 +83,7 @@ mod tests {
     #[test]
     fn sums_come_out_at_beta() {
         for (demand_over_send, beta) in [(1.0, 0.914), (3.565, 0.914), (20.0, 0.5), (0.95, 0.9)] {
-            let mut sdps = Sdps::new(beta);
+            let mut sdps = Sdps::new(beta, &Tuning::DEFAULT);
             let send_pages_per_s = 30_000.0;
             let (mut held, mut sent, mut dirtied) = (0.0, 0, 0);
             for i in 0..200 {
@@ -114,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_slow_guest_is_left_alone() {
-        let mut sdps = Sdps::new(0.9);
+        let mut sdps = Sdps::new(0.9, &Tuning::DEFAULT);
         let window = Window {
             elapsed: Duration::from_millis(50),
             sent: 1000,

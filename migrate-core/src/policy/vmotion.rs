@@ -37,8 +37,8 @@ impl Vmotion {
         Self {
             settings,
             budget: Budget::new(settings),
-            estimate: Estimate::default(),
-            sdps: Sdps::new(settings.beta),
+            estimate: Estimate::new(&settings.tuning),
+            sdps: Sdps::new(settings.beta, &settings.tuning),
             throttling: Throttling::Off,
             stall: Stall::new(),
         }

@@ -29,7 +29,7 @@ use crate::guest::{DirtyTracker, Guest};
 use crate::link::LinkSettings;
 use crate::link::address::HostPort;
 use crate::link::pacer;
-use crate::operator::Desk;
+use crate::operator::{Desk, StateDirectory};
 use crate::policy::{PolicyKind, Settings};
 use crate::proto::hello::MigrationId;
 use crate::proto::message::Standing;
@@ -75,6 +75,28 @@ pub struct SourceSettings {
 }
 
 impl SourceSettings {
+    /// A migration to this destination, loopback or not as [`LinkSettings::default`] allows, by
+    /// `adaptive` with a goal of 300 ms, as fast as it goes; a handover that stays unresolved is said
+    /// so each ten minutes and never given up.
+    pub fn to(peer: HostPort) -> Self {
+        Self {
+            peer,
+            link: LinkSettings::default(),
+            streams: Streams::Auto,
+            encoding: Encoding::default(),
+            bandwidth: None,
+            policy: PolicyKind::Adaptive,
+            limits: Settings::default(),
+            over_limit: OverLimit::Accept,
+            epoch: Epoch(1),
+            earlier: Vec::new(),
+            state_directory: StateDirectory::default_path(),
+            resolve_timeout: RESOLVE_TIMEOUT,
+            give_up_after: None,
+            operator: None,
+        }
+    }
+
     /// Whether a migration can be tried with these settings.
     ///
     /// # Errors
@@ -93,6 +115,9 @@ impl SourceSettings {
         }
     }
 }
+
+/// How long a handover may be unresolved before it is said again and again, if nobody says otherwise.
+pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What becomes of a stun that takes longer than the goal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,6 +231,11 @@ pub trait Observer {
     fn interrupts(&self) -> usize {
         0
     }
+}
+
+/// Nobody watches.
+impl Observer for () {
+    fn progress(&mut self, _: Progress) {}
 }
 
 /// A migration that is done: the guest runs at the destination.

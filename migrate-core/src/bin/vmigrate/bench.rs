@@ -18,7 +18,7 @@ use migrate_core::guest::stamped::{GuestSettings, ProofSettings};
 use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::operator::Desk;
-use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::policy::{PolicyKind, Settings, Tuning};
 use migrate_core::proto::Epoch;
 use migrate_core::report::{
     BenchReport, BenchRun, MigrationReport, RatioReport, RunReport, RunVerdict, SCHEMA,
@@ -242,6 +242,7 @@ fn one(
                     rounds_max: engine.rounds.max(500),
                     time_max: engine.time_limit,
                     pages_max: engine.pages_max(),
+                    tuning: Tuning::DEFAULT,
                 },
                 over_limit: engine.over_limit(),
                 epoch: Epoch(1),

@@ -13,7 +13,7 @@ use migrate_core::link::address::HostPort;
 use migrate_core::link::congestion::Congestion;
 use migrate_core::link::tls::Side;
 use migrate_core::memory::PAGE_BYTES;
-use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::policy::{PolicyKind, Settings, Tuning};
 use migrate_core::proto::Epoch;
 use migrate_core::report::RunReport;
 use migrate_core::source::{OverLimit, SourceSettings, Streams};
@@ -236,6 +236,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 rounds_max: engine.rounds,
                 time_max: engine.time_limit,
                 pages_max: engine.pages_max(),
+                tuning: Tuning::DEFAULT,
             },
             over_limit: engine.over_limit(),
             epoch: Epoch(1),
