@@ -28,7 +28,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub(super) fn plain(stream: TcpStream) -> Self {
+    pub(crate) fn plain(stream: TcpStream) -> Self {
         Self { stream, tls: None, writing: Mutex::default(), received: Mutex::default() }
     }
 
