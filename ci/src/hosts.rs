@@ -1,9 +1,46 @@
 //! Two test hosts: network namespaces joined by a veth pair whose both ends are shaped.
 
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use workload::units::Rate;
+
+/// Set in the world of our own that [`enter_own_world`] made.
+const OWN_WORLD: &str = "VMIGRATE_LAB_OWN_WORLD";
+
+/// A user who may not make network namespaces gets a world of their own in which they may: a user
+/// namespace in which they are root, with mounts and a network that nobody else sees. Returns where
+/// nothing of the kind is needed or to be had; [`missing`] then says what is lacking.
+pub(crate) fn enter_own_world() {
+    /// What `ip netns` and programs of root write to is this world's alone.
+    const SCRIPT: &str = "mount -t tmpfs tmpfs /run; mount -t tmpfs -o mode=755 tmpfs /var/lib; \
+        ip link set lo up; exec \"$0\" \"$@\"";
+    const WORLD: [&str; 4] = ["--user", "--map-root-user", "--mount", "--net"];
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if is_root || std::env::var_os(OWN_WORLD).is_some() {
+        return;
+    }
+    let quiet = |arguments: &[&str]| {
+        let mut probe = Command::new("unshare");
+        probe.args(WORLD).args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    let Ok(program) = std::env::current_exe() else { return };
+    if !quiet(&["mount", "-t", "tmpfs", "tmpfs", "/run"]) {
+        return;
+    }
+    workload::say!("ci: not root: the hosts are made in a user namespace");
+    let error = Command::new("unshare")
+        .args(WORLD)
+        .args(["sh", "-ec", SCRIPT])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(OWN_WORLD, "1")
+        .exec();
+    workload::say!("ci: no user namespace after all: {error}");
+}
 
 /// Two namespaces; removed, with their link, when this value goes.
 pub(crate) struct Hosts {

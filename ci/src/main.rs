@@ -30,9 +30,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Migrate between two network namespaces over a veth pair shaped by tc tbf (needs root)
+    /// Migrate between two network namespaces over a veth pair shaped by tc tbf
     Namespaces(migrate::Args),
-    /// Links that stall or slow down, and guests that write too fast (needs root)
+    /// Links that stall or slow down, and guests that write too fast
     Links(links::Args),
     /// Plant faults of every class by the thousand, and see each found and named
     Faults(faults::Args),
@@ -50,6 +50,17 @@ enum Command {
     Bench(bench::Args),
 }
 
+impl Command {
+    /// Whether network namespaces are its business.
+    fn makes_hosts(&self) -> bool {
+        match self {
+            Self::Namespaces(_) | Self::Links(_) | Self::Qemu(_) | Self::Libvirt(_) => true,
+            Self::Bench(args) => args.makes_hosts(),
+            Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) | Self::Vm(_) => false,
+        }
+    }
+}
+
 /// An error once the user has asked us to stop: whoever waits ends, and what was made goes with it.
 fn interrupted() -> anyhow::Result<()> {
     anyhow::ensure!(workload::interrupt::count() == 0, "cancelled");
@@ -62,7 +73,11 @@ fn main() -> ExitCode {
         workload::say!("ci: cannot watch for Ctrl-C: {e}");
         return ExitCode::from(workload::exit::USAGE);
     }
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if command.makes_hosts() {
+        hosts::enter_own_world();
+    }
+    let result = match command {
         Command::Namespaces(args) => match hosts::missing() {
             Some(reason) => return skipped("migration between namespaces", &reason),
             None => migrate::run(&args),

@@ -20,11 +20,18 @@ pub(crate) struct Args {
     quick: bool,
 }
 
+impl Args {
+    /// Whether network namespaces are its business.
+    pub(crate) fn makes_hosts(&self) -> bool {
+        matches!(self.what, What::Engine)
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
     /// Stamping, scanning, tracking, rates, hashing, replay: against the memory of this machine
     Memory,
-    /// The engine against iperf3, QEMU and its own policies between two hosts (needs root)
+    /// The engine against iperf3, QEMU and its own policies between two hosts
     Engine,
     /// Policies against each other on every pattern and dirty rate, simulated
     Convergence,
