@@ -70,8 +70,8 @@ impl Manifest {
             schema: 1,
             bytes,
             leaf_bytes: LEAF_BYTES,
-            root: hex(&root.finalize()),
-            leaves: hashes.iter().map(|h| hex(h)).collect(),
+            root: hex::encode(root.finalize()),
+            leaves: hashes.iter().map(hex::encode).collect(),
         })
     }
 
@@ -91,10 +91,6 @@ impl Manifest {
         }
         ranges
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bytesize::Unit;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes.
@@ -53,19 +54,14 @@ fn split(text: &str) -> Result<(f64, &str), UnitError> {
     Ok((number, text[end..].trim()))
 }
 
+/// A letter alone is binary, as in command lines of other programs.
 fn size_factor(unit: &str) -> Option<u64> {
-    Some(match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1 << 40,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        _ => return None,
-    })
+    let unit = match unit.as_bytes() {
+        [] => "B".to_owned(),
+        [b'k' | b'K' | b'm' | b'M' | b'g' | b'G' | b't' | b'T'] => format!("{unit}iB"),
+        _ => unit.to_owned(),
+    };
+    unit.parse::<Unit>().ok().map(|unit| unit * 1u64)
 }
 
 fn scale(number: f64, factor: u64, divisor: u64, text: &str) -> Result<u64, UnitError> {

@@ -377,16 +377,15 @@ impl<'a> Attempt<'a> {
             OverLimit::GoBack => Some(paused + goal),
             OverLimit::Accept => None,
         };
-        self.paused = Some(paused);
-        self.phase = Phase::Stun;
+        (self.paused, self.phase) = (Some(paused), Phase::Stun);
         self.guest.pause()?;
         let stopped = Instant::now();
         let (written, _) = self.harvest()?;
         self.debt.add_rest(&written);
         let harvested = Instant::now();
-        let rest_pages = self.debt.count();
+        let pages = self.debt.count();
         self.report.stun = Some(stun);
-        self.observer.progress(Progress::Stun { pages: rest_pages });
+        self.observer.progress(Progress::Stun { pages });
 
         let state = self.guest.save_state()?;
         self.check_still()?;
@@ -400,45 +399,15 @@ impl<'a> Attempt<'a> {
         self.await_all_shards(control, links.jobs.len(), "sending the last pages")?;
         let sent = Instant::now();
 
-        let proof = loop {
-            match self.next_order_while(control, "waiting for Ready")? {
-                Order::Ready(inspected) => break inspected,
-                Order::Resume(failure) => return self.put_back(failure),
-                _ => {}
-            }
-        };
+        let proof = self.await_ready(control)?;
         let prepared = Instant::now();
         let proof = proof.min(prepared - sent);
         if deadline.is_some_and(|deadline| prepared - proof > deadline) {
-            control.conductor.on(Event::GoBack);
-            loop {
-                match self.next_order_while(control, "going back to copying")? {
-                    Order::RunOn(off) => {
-                        self.guest.resume()?;
-                        self.give(links, &Job::Again(off));
-                        self.await_all_shards(control, links.jobs.len(), "going back to copying")?;
-                        return Ok(self.go_back(paused, goal));
-                    }
-                    Order::Resume(failure) => return self.put_back(failure),
-                    _ => {}
-                }
-            }
+            self.call_off(control, links)?;
+            return Ok(self.go_back(paused, goal));
         }
 
-        self.phase = Phase::Handover;
-        control.conductor.on(Event::Commit);
-        let arrival = loop {
-            match self.next_order(control)? {
-                Order::HandedOver(arrival) => break arrival,
-                Order::Resume(failure) => return self.put_back(failure),
-                Order::Over => {
-                    // Taken again by `settle`.
-                    self.first = Some(Order::Over);
-                    return Err(Error::Unresolved { id: self.id.to_string() });
-                }
-                _ => {}
-            }
-        };
+        let arrival = self.commit(control)?;
         let running = Instant::now();
         self.paused = None;
         let downtime = running - paused - proof;
@@ -450,18 +419,60 @@ impl<'a> Attempt<'a> {
             state_ms: ms(prepared - sent - proof),
             resume_ms: ms(running - prepared),
             proof_ms: ms(proof),
-            pages: rest_pages,
+            pages,
         };
         self.report.over_goal = downtime > goal;
         self.report.migration_ms = ms(running - self.first_page - proof);
         Ok(Handover::Done(self.arrived(arrival, control)?))
     }
 
-    /// The session ordered that the guest runs here: so it does before anything else happens.
-    fn put_back(&mut self, failure: Failure) -> Result<Handover, Error> {
-        Err(self.put_back_later(failure))
+    /// Waits until the destination has all of the stun; how long it looked at it.
+    fn await_ready(&mut self, control: &mut Control) -> Result<Duration, Error> {
+        loop {
+            match self.next_order_while(control, "waiting for Ready")? {
+                Order::Ready(inspected) => return Ok(inspected),
+                Order::Resume(failure) => return Err(self.put_back_later(failure)),
+                _ => {}
+            }
+        }
     }
 
+    /// Takes back what the destination has of the stun; the guest runs on here.
+    fn call_off(&mut self, control: &mut Control, links: &Links) -> Result<(), Error> {
+        const DOING: &str = "going back to copying";
+        control.conductor.on(Event::GoBack);
+        loop {
+            match self.next_order_while(control, DOING)? {
+                Order::RunOn(off) => {
+                    self.guest.resume()?;
+                    self.give(links, &Job::Again(off));
+                    return self.await_all_shards(control, links.jobs.len(), DOING);
+                }
+                Order::Resume(failure) => return Err(self.put_back_later(failure)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Decides that the guest runs at the destination, and waits until it does.
+    fn commit(&mut self, control: &mut Control) -> Result<Arrival, Error> {
+        self.phase = Phase::Handover;
+        control.conductor.on(Event::Commit);
+        loop {
+            match self.next_order(control)? {
+                Order::HandedOver(arrival) => return Ok(arrival),
+                Order::Resume(failure) => return Err(self.put_back_later(failure)),
+                Order::Over => {
+                    // Taken again by `settle`.
+                    self.first = Some(Order::Over);
+                    return Err(Error::Unresolved { id: self.id.to_string() });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The session ordered that the guest runs here: so it does before anything else happens.
     /// The order is taken again by `settle`, which releases the guest and names the error.
     pub(super) fn put_back_later(&mut self, failure: Failure) -> Error {
         self.first = Some(Order::Resume(failure.clone()));

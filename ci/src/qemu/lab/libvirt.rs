@@ -61,6 +61,12 @@ pub(crate) fn missing() -> Option<String> {
             return Some(format!("'{program}' is not installed (Debian packages {package})"));
         }
     }
+    let setgroups = std::fs::read_to_string("/proc/self/setgroups").unwrap_or_default();
+    if setgroups.trim() == "deny" {
+        let why =
+            "libvirtd gives its VMs other groups, which this user namespace may not; run as root";
+        return Some(why.to_owned());
+    }
     None
 }
 

@@ -47,19 +47,19 @@ const MSRS: [u32; 12] = [
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct VcpuState {
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     registers: kvm_regs,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     special: kvm_sregs,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     xsave: kvm_xsave,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     xcrs: kvm_xcrs,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     debug: kvm_debugregs,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     events: kvm_vcpu_events,
-    #[serde(with = "hex")]
+    #[serde(with = "as_text")]
     run: kvm_mp_state,
     msrs: Vec<Msr>,
 }
@@ -73,9 +73,7 @@ struct Msr {
 }
 
 /// The kernel's structures as text: lists of numbers would take a millisecond of the stun to read.
-mod hex {
-    use std::fmt::Write;
-
+mod as_text {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
     use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -84,26 +82,13 @@ mod hex {
         value: &T,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let bytes = value.as_bytes();
-        let mut text = String::with_capacity(2 * bytes.len());
-        for byte in bytes {
-            // Writing into a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        serializer.serialize_str(&text)
+        hex::serialize(value.as_bytes(), serializer)
     }
 
     pub(super) fn deserialize<'de, T: FromBytes, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<T, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let pair = |pair: &[u8]| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        };
-        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
-        let bytes = bytes.ok_or_else(|| D::Error::custom("no hexadecimal digits"))?;
+        let bytes = hex::decode(String::deserialize(deserializer)?).map_err(D::Error::custom)?;
         T::read_from_bytes(&bytes).map_err(|_| D::Error::custom("a structure of another size"))
     }
 }
