@@ -10,7 +10,7 @@
 //! clock, and what no migration can beat), [`session`] (who runs the guest), [`report`] (what
 //! happened), [`link`] (streams, TLS, pacing), [`operator`] (records on disk, words from beside),
 //! [`source`] and [`destination`] (the shells), and with the feature `builtin` the module `trial` (one
-//! migration as an experiment, proven). `docs/architecture.md` says what is deliberately
+//! migration as an experiment, proven). [`guest`] says how to embed it. `docs/architecture.md` says what is deliberately
 //! absent.
 
 mod clock;

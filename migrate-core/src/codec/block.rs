@@ -19,18 +19,18 @@ const METHOD_BYTES: usize = 8;
 /// Most that a block unpacks to: the pages of a group, or their lines and masks.
 const PLAIN_BYTES_MAX: usize = GROUP_PAGES as usize * (8 + PAGE_BYTES as usize);
 /// Most bytes of a payload: a block is sent only if it is shorter than what it holds.
-pub const PAYLOAD_BYTES_MAX: usize =
+pub(crate) const PAYLOAD_BYTES_MAX: usize =
     METHOD_BYTES + GROUP_PAGES as usize * CHECK_BYTES as usize + PLAIN_BYTES_MAX;
 
 /// Least bytes of a payload with the pages of `mask`.
-pub fn payload_bytes_min(mask: u64) -> usize {
+pub(crate) fn payload_bytes_min(mask: u64) -> usize {
     METHOD_BYTES + mask.count_ones() as usize * CHECK_BYTES as usize
 }
 
 /// How a block is packed. The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Method {
+pub(crate) enum Method {
     /// As it is.
     Plain = 0,
     /// An LZ4 block.
@@ -41,10 +41,10 @@ pub enum Method {
 
 /// What is wrong with a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
+pub(crate) struct Malformed(pub &'static str);
 
 /// Packs and unpacks blocks; keeps the working memory of doing so.
-pub struct Packer {
+pub(crate) struct Packer {
     compressor: Option<zstd::bulk::Compressor<'static>>,
     decompressor: Option<zstd::bulk::Decompressor<'static>>,
     plain: Vec<u8>,
@@ -64,13 +64,13 @@ impl Default for Packer {
 
 impl Packer {
     /// Takes memory as it is needed, a few hundred kilobytes.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { compressor: None, decompressor: None, plain: Vec::new() }
     }
 
     /// Appends `plain`, packed, to `out`; `false`, and nothing appended, if that would not be
     /// shorter by a twentieth.
-    pub fn pack(&mut self, method: Method, plain: &[u8], out: &mut Vec<u8>) -> bool {
+    pub(crate) fn pack(&mut self, method: Method, plain: &[u8], out: &mut Vec<u8>) -> bool {
         let (start, room) = (out.len(), plain.len() - plain.len() / 20);
         out.resize(start + room, 0);
         let packed = match method {
@@ -121,7 +121,7 @@ impl Packer {
     ///
     /// # Errors
     /// It does not hold exactly these.
-    pub fn contents<'a>(
+    pub(crate) fn contents<'a>(
         &'a mut self,
         payload: &'a [u8],
         count: usize,
@@ -139,7 +139,7 @@ impl Packer {
     ///
     /// # Errors
     /// It does not hold exactly these.
-    pub fn lines<'a>(
+    pub(crate) fn lines<'a>(
         &'a mut self,
         payload: &'a [u8],
         count: usize,
@@ -161,14 +161,14 @@ impl Packer {
 }
 
 /// Begins a payload: the method and the checks.
-pub fn begin(method: Method, checks: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
+pub(crate) fn begin(method: Method, checks: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     out.clear();
     out.extend([method as u8, 0, 0, 0, 0, 0, 0, 0]);
     checks.for_each(|check| out.extend(check.to_le_bytes()));
 }
 
 /// Puts changed lines over a page.
-pub fn patch(page: &mut [u8], mask: u64, lines: &[u8]) {
+pub(crate) fn patch(page: &mut [u8], mask: u64, lines: &[u8]) {
     let changed = (0..LINES).filter(|line| mask >> line & 1 == 1);
     for (line, new) in changed.zip(lines.chunks_exact(LINE_BYTES)) {
         page[line * LINE_BYTES..][..LINE_BYTES].copy_from_slice(new);
@@ -176,7 +176,7 @@ pub fn patch(page: &mut [u8], mask: u64, lines: &[u8]) {
 }
 
 /// Appends the lines of `page` that `mask` names.
-pub fn take_lines(page: &[u8], mask: u64, out: &mut Vec<u8>) {
+pub(crate) fn take_lines(page: &[u8], mask: u64, out: &mut Vec<u8>) {
     for line in (0..LINES).filter(|line| mask >> line & 1 == 1) {
         out.extend_from_slice(&page[line * LINE_BYTES..][..LINE_BYTES]);
     }

@@ -39,7 +39,7 @@ const SIGN_GUESS_S: f64 = 1e-6;
 
 /// What sending a group came to. Groups of zero pages alone do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
+pub(crate) struct Spent {
     /// Pages with contents, however they were sent.
     pub pages: u64,
     /// Pages that were packed.
@@ -70,7 +70,7 @@ struct Trial {
 
 /// The choice of one stream.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub(crate) struct Choice {
     setting: Encoding,
     method: Method,
     /// Seconds that a whole page takes on the wire.
@@ -91,7 +91,7 @@ const PACKED: [Method; 2] = [Method::Lz4, Method::Zstd];
 
 impl Choice {
     /// A choice within what is set.
-    pub fn new(setting: Encoding) -> Self {
+    pub(crate) fn new(setting: Encoding) -> Self {
         Self {
             setting,
             method: match setting.compress {
@@ -113,12 +113,12 @@ impl Choice {
     }
 
     /// How the next pages are packed.
-    pub fn method(&self) -> Method {
+    pub(crate) fn method(&self) -> Method {
         self.method
     }
 
     /// Whether the next pages are compared with their signatures.
-    pub fn signs(&self) -> bool {
+    pub(crate) fn signs(&self) -> bool {
         match self.setting.delta {
             Delta::Off => false,
             Delta::On => true,
@@ -130,7 +130,7 @@ impl Choice {
     }
 
     /// The method to try on a few of the next pages, if it is time.
-    pub fn wants_sample(&self) -> Option<Method> {
+    pub(crate) fn wants_sample(&self) -> Option<Method> {
         let affordable = self.sampled.as_secs_f64() <= SAMPLE_SHARE * self.total.as_secs_f64();
         if self.setting.compress != Compress::Auto || !affordable {
             return None;
@@ -142,7 +142,7 @@ impl Choice {
     }
 
     /// A sample of `pages` pages became `share` of their size in `elapsed`.
-    pub fn sample(&mut self, method: Method, pages: u64, share: f64, elapsed: Duration) {
+    pub(crate) fn sample(&mut self, method: Method, pages: u64, share: f64, elapsed: Duration) {
         self.sampled += elapsed;
         self.samples += 1;
         self.learn(method, elapsed.as_secs_f64() / pages as f64, share);
@@ -157,7 +157,7 @@ impl Choice {
     }
 
     /// Takes in what a group took, and what packing made of it: `packed_share` of its size.
-    pub fn spent(&mut self, spent: &Spent, packed_share: Option<f64>) {
+    pub(crate) fn spent(&mut self, spent: &Spent, packed_share: Option<f64>) {
         let window = &mut self.window;
         window.signed += spent.signed;
         window.wire_bytes += spent.wire_bytes;

@@ -1,7 +1,7 @@
 //! How pages are put on the wire: whole, packed, or as the lines that changed since last time.
 //!
-//! Pure: bytes in, bytes out, and times as arguments. [`block`] is the form on the wire,
-//! [`signatures`] remembers what was sent, [`choice`] finds out what pays on this link with these
+//! Pure: bytes in, bytes out, and times as arguments. `block` is the form on the wire,
+//! `signatures` remembers what was sent, `choice` finds out what pays on this link with these
 //! cores. Who sends when is [`crate::source`]'s affair.
 //!
 //! **Checks and the race with the guest.** Every page travels with a check of its contents. A page
@@ -13,10 +13,10 @@
 //! then the guest stood still. What is remembered for deltas is always a copy of our own, whose
 //! check is exact.
 
-pub mod block;
-pub mod choice;
+pub(crate) mod block;
+pub(crate) mod choice;
 pub(crate) mod looks;
-pub mod signatures;
+pub(crate) mod signatures;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -14,9 +14,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::memory::{CHUNK_PAGES, PAGE_BYTES, PageNumber};
 
 /// Bytes of a line: the granularity of deltas.
-pub const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 /// Lines in a page; a mask of them is one word.
-pub const LINES: usize = PAGE_BYTES as usize / LINE_BYTES;
+pub(crate) const LINES: usize = PAGE_BYTES as usize / LINE_BYTES;
 /// Memory that one page's signature takes.
 const ENTRY_BYTES: u64 = size_of::<([u64; LINES], u64)>() as u64;
 /// One in so many attempts to take another page's place succeeds.
@@ -24,7 +24,7 @@ const TAKEOVER: u32 = 8;
 
 /// Signatures of the pages of one shard.
 #[derive(Debug)]
-pub struct Signatures {
+pub(crate) struct Signatures {
     key: u64,
     streams: u64,
     /// Which page is in a place, plus one; 0 is nobody.
@@ -35,16 +35,11 @@ pub struct Signatures {
 
 impl Signatures {
     /// A table for one of `streams` shards of a guest of `pages` pages, within `bytes_max`.
-    pub fn new(pages: u64, streams: u64, bytes_max: u64, key: u64) -> Self {
+    pub(crate) fn new(pages: u64, streams: u64, bytes_max: u64, key: u64) -> Self {
         let own = (pages.div_ceil(CHUNK_PAGES).div_ceil(streams)) * CHUNK_PAGES;
         let places = own.min(bytes_max / ENTRY_BYTES) as usize;
         // Zeroed memory that is never touched is never had.
         Self { key, streams, owners: vec![0; places], lines: vec![[0; LINES]; places], attempts: 0 }
-    }
-
-    /// Memory it may take at most, in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.owners.len() as u64 * ENTRY_BYTES
     }
 
     fn place(&self, page: PageNumber) -> Option<usize> {
@@ -54,7 +49,7 @@ impl Signatures {
 
     /// Remembers what is sent of `page` now; the mask of lines that changed since it was
     /// remembered last, bit i for line i, or `None` if it was not.
-    pub fn exchange(&mut self, page: PageNumber, contents: &[u8]) -> Option<u64> {
+    pub(crate) fn exchange(&mut self, page: PageNumber, contents: &[u8]) -> Option<u64> {
         let place = self.place(page)?;
         let known = self.owners[place] == page.0 + 1;
         if !known {
@@ -77,7 +72,7 @@ impl Signatures {
     }
 
     /// The destination's copy of `page` is no longer known.
-    pub fn forget(&mut self, page: PageNumber) {
+    pub(crate) fn forget(&mut self, page: PageNumber) {
         if let Some(place) = self.place(page)
             && self.owners[place] == page.0 + 1
         {
@@ -100,7 +95,7 @@ mod tests {
             writes in prop::collection::vec((0u64..32, 0usize..64, any::<u8>(), prop::bool::ANY), 1..200),
         ) {
             let mut signatures = Signatures::new(32, 1, places * ENTRY_BYTES, 9);
-            prop_assert!(signatures.bytes() <= places * ENTRY_BYTES);
+            prop_assert!(signatures.owners.len() as u64 <= places);
             let mut memory = vec![[0u8; PAGE_BYTES as usize]; 32];
             let mut sent: HashMap<PageNumber, [u8; PAGE_BYTES as usize]> = HashMap::new();
             for (page, line, value, forget) in writes {

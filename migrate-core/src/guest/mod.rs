@@ -1,11 +1,51 @@
 //! The seam between the engine and a hypervisor: three small traits.
 //!
 //! [`Guest`] is the running VM at the source, [`Shadow`] the VM that will run at the destination,
-//! [`DirtyTracker`] tells which pages were written. [`stamped`] is the built-in guest, whose memory
-//! proves itself; `process` (threads) and `kvm` (a virtual machine) run it. [`tracker`] has the
-//! built-in trackers of this process's own writes.
+//! [`DirtyTracker`] tells which pages were written; [`tracker`] has those of this process's own writes.
+//! With the feature `builtin` the module `stamped` is a guest whose memory proves itself, run by threads
+//! or by KVM. Nothing here knows a policy or a socket.
 //!
-//! Nothing here knows a policy or a socket.
+//! # To embed
+//!
+//! 1. *Memory* is a [`MemoryView`]: page-aligned, mapped for as long as the view lives, at one place. A
+//!    VMM with several slots makes a view of each and [joins](MemoryView::joined) them; pages are numbered
+//!    across all of them in that order, at both ends alike.
+//! 2. *At the source* implement [`Guest`], open a tracker ([`tracker::open`], or one of your own over KVM's
+//!    log), and call [`crate::source::migrate`]. When it returns `Ok` the guest runs at the destination:
+//!    what is here stands still for good; drop it, and with it its memory, once the notes are done. On an
+//!    error it runs on here, unless that is [`Error::Unresolved`](crate::Error::Unresolved).
+//! 3. *At the destination* implement [`Shadow`] and a [`ShadowFactory`], bind an
+//!    [`Endpoint`](crate::link::endpoint::Endpoint), and call [`crate::destination::receive`]. It returns
+//!    when the guest runs; the shadow is then the VM.
+//! 4. *The next hop.* A shadow that arrived is no `Guest` until you make it one: one type may be both, as
+//!    in `examples/embed.rs`. Give the next migration an epoch of one more than the one that arrived
+//!    ([`SourceSettings::epoch`](crate::source::SourceSettings::epoch)), and say
+//!    [`gone_on`](crate::source::Notes::gone_on) once it is over, so that a source that asks late hears the truth.
+//!
+//! Calls come one at a time, from the thread that called `migrate` or `receive`, but for
+//! [`ShadowFactory::create`], [`Shadow::load_state`], [`Shadow::inspect`] and [`Shadow::prepare`], which run
+//! beside it, so that signs of life go out meanwhile. In the order of a migration: `vcpus`, `memory`,
+//! `description`; tracker `start`; tracker `harvest`, `written` and `throttle` again and again; then
+//! `pause`, one more harvest, `save_state`, and `resume` if it does not come to a handover.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use migrate_core::guest::MemoryView;
+//! use migrate_core::memory::PageNumber;
+//!
+//! #[repr(align(4096))]
+//! struct Pages([u8; 3 * 4096]);
+//!
+//! // Two slots of a VM: three pages, and behind a hole three more.
+//! let slot = || {
+//!     let memory = Arc::new(Pages([0; 3 * 4096]));
+//!     // SAFETY: aligned, as long as it says, kept by the view, and written by nobody else here.
+//!     unsafe { MemoryView::new(memory.0.as_ptr().cast_mut(), 3, memory.clone()) }
+//! };
+//! let memory = MemoryView::joined([slot(), slot()]);
+//! assert_eq!((memory.pages(), memory.regions()), (6, vec![3, 3]));
+//! assert!(memory.is_zero(PageNumber(5)), "the last page of the second slot");
+//! ```
 
 #[cfg(all(feature = "builtin", target_arch = "x86_64"))]
 mod kvm;

@@ -4,7 +4,7 @@ pub mod address;
 pub mod channel;
 pub mod congestion;
 pub mod endpoint;
-pub mod pacer;
+pub(crate) mod pacer;
 mod sys;
 pub mod tls;
 

@@ -16,13 +16,13 @@ const STEP_MAX: Duration = Duration::from_secs(3600);
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// Whether bytes can be sent at this rate: more than none a second, and a number.
-pub fn is_rate(bytes_per_s: f64) -> bool {
+pub(crate) fn is_rate(bytes_per_s: f64) -> bool {
     bytes_per_s.is_finite() && bytes_per_s > 0.0
 }
 
 /// Limits the sum of several streams to a rate, on an absolute schedule.
 #[derive(Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     /// As the bits of an f64; infinite where nothing is limited.
     bytes_per_s: AtomicU64,
     stopped: AtomicBool,
@@ -31,7 +31,7 @@ pub struct Pacer {
 
 impl Pacer {
     /// Limits to `bytes_per_s`; `None`, and what is no rate (see [`is_rate`]), does not limit.
-    pub fn new(bytes_per_s: Option<f64>) -> Self {
+    pub(crate) fn new(bytes_per_s: Option<f64>) -> Self {
         let pacer = Self {
             bytes_per_s: AtomicU64::default(),
             stopped: AtomicBool::new(false),
@@ -42,18 +42,18 @@ impl Pacer {
     }
 
     /// Limits to `bytes_per_s` from now on.
-    pub fn set(&self, bytes_per_s: Option<f64>) {
+    pub(crate) fn set(&self, bytes_per_s: Option<f64>) {
         let rate = bytes_per_s.filter(|rate| is_rate(*rate)).unwrap_or(f64::INFINITY);
         self.bytes_per_s.store(rate.to_bits(), Ordering::Relaxed);
     }
 
     /// Lets everybody through who waits, or comes later: the attempt is over.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Blocks until `bytes` more may be sent.
-    pub fn admit(&self, bytes: usize) {
+    pub(crate) fn admit(&self, bytes: usize) {
         let rate = f64::from_bits(self.bytes_per_s.load(Ordering::Relaxed));
         if rate.is_infinite() {
             return;

@@ -18,16 +18,16 @@ const PARTS: u64 = 8;
 
 /// Harvests that found each page written: a byte per page, 0.03 % of memory.
 #[derive(Clone, Debug)]
-pub struct Heat(Vec<u8>);
+pub(crate) struct Heat(Vec<u8>);
 
 impl Heat {
     /// Nothing was written yet.
-    pub fn new(pages: u64) -> Self {
+    pub(crate) fn new(pages: u64) -> Self {
         Self(vec![0; pages as usize])
     }
 
     /// Counts the pages that one harvest found.
-    pub fn observe(&mut self, written: &Bitmap) {
+    pub(crate) fn observe(&mut self, written: &Bitmap) {
         let mut full = false;
         for run in written.runs(all(written.pages())) {
             for count in &mut self.0[run.start.index()..run.end.index()] {
@@ -42,7 +42,7 @@ impl Heat {
 
     /// The pages of `owed` that were written much more often than the coldest of them: a sweep
     /// should pass over them. At least the coldest eighth is not among them.
-    pub fn hot(&self, owed: &Bitmap) -> Bitmap {
+    pub(crate) fn hot(&self, owed: &Bitmap) -> Bitmap {
         let mut hot = Bitmap::empty(owed.pages());
         let mut histogram = [0; COUNT_MAX as usize + 1];
         for page in owed.iter() {

@@ -8,14 +8,14 @@ mod adaptive;
 mod auto_converge;
 mod budget;
 mod estimate;
-pub mod heat;
+pub(crate) mod heat;
 mod precopy;
 mod sdps;
 mod stall;
 mod stop_and_copy;
 mod tuning;
 mod vmotion;
-pub mod writers;
+pub(crate) mod writers;
 
 use std::time::Duration;
 

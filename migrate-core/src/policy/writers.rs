@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Longest share of time that a vCPU is held: it must be able to answer the host.
-pub const HELD_SHARE_MAX: f64 = 0.99;
+pub(crate) const HELD_SHARE_MAX: f64 = 0.99;
 /// Weight of the newest window in what a vCPU writes.
 const WEIGHT: f64 = 0.3;
 /// Shorter windows are gathered until they are this long.
@@ -15,7 +15,7 @@ const WINDOW_MIN: Duration = Duration::from_millis(20);
 
 /// What each vCPU would write per second if it were not held, and how it is held.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Writers {
+pub(crate) struct Writers {
     demands: Vec<f64>,
     written: Vec<u64>,
     elapsed: Duration,
@@ -24,7 +24,7 @@ pub struct Writers {
 
 impl Writers {
     /// Of a guest with so many vCPUs that have written so much (empty: not known).
-    pub fn new(vcpus: usize, written: Vec<u64>) -> Self {
+    pub(crate) fn new(vcpus: usize, written: Vec<u64>) -> Self {
         Self {
             demands: vec![0.0; vcpus],
             written,
@@ -34,12 +34,12 @@ impl Writers {
     }
 
     /// How many there are.
-    pub fn vcpus(&self) -> usize {
+    pub(crate) fn vcpus(&self) -> usize {
         self.demands.len()
     }
 
     /// Takes in what each has written by now, `elapsed` after the last time.
-    pub fn observe(&mut self, written: Vec<u64>, elapsed: Duration) {
+    pub(crate) fn observe(&mut self, written: Vec<u64>, elapsed: Duration) {
         self.elapsed += elapsed;
         if self.elapsed < WINDOW_MIN || written.len() != self.demands.len() {
             return;
@@ -55,20 +55,20 @@ impl Writers {
     }
 
     /// The share of time to hold each vCPU so that all together write `held_share` less.
-    pub fn hold(&mut self, held_share: f64) -> &[f64] {
+    pub(crate) fn hold(&mut self, held_share: f64) -> &[f64] {
         self.held_shares = split(&self.demands, held_share);
         &self.held_shares
     }
 
     /// The share of time that a vCPU is held, on average.
-    pub fn mean_held_share(&self) -> f64 {
+    pub(crate) fn mean_held_share(&self) -> f64 {
         self.held_shares.iter().sum::<f64>() / self.held_shares.len().max(1) as f64
     }
 }
 
 /// The shares of time to hold vCPUs of these demands, so that what is left of the demands sums up
 /// to `1 - held_share` of all. Where nothing is known of the demands all are held alike.
-pub fn split(demands: &[f64], held_share: f64) -> Vec<f64> {
+pub(crate) fn split(demands: &[f64], held_share: f64) -> Vec<f64> {
     let held_share = held_share.clamp(0.0, HELD_SHARE_MAX);
     let total: f64 = demands.iter().sum();
     if total <= 0.0 || held_share == 0.0 {

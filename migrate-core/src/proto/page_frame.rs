@@ -15,9 +15,9 @@ pub enum PageFrame {
     Pages(Group),
     /// The pages of a group are zero.
     Zero(Group),
-    /// The pages of a group; payload: a [`crate::codec::block`] of their contents, so long.
+    /// The pages of a group; payload: a `codec::block` of their contents, so long.
     Packed(Group, usize),
-    /// Lines of the pages of a group; payload: a [`crate::codec::block`] of line masks and lines, so
+    /// Lines of the pages of a group; payload: a `codec::block` of line masks and lines, so
     /// long, to be put over what was sent before.
     Lines(Group, usize),
     /// Nothing more on this connection in this stun.

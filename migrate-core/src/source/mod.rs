@@ -238,7 +238,8 @@ impl Observer for () {
     fn progress(&mut self, _: Progress) {}
 }
 
-/// A migration that is done: the guest runs at the destination.
+/// A migration that is done: the guest runs at the destination, and what is left of it here is never
+/// to run again.
 #[derive(Debug)]
 pub struct Migrated {
     /// What happened.

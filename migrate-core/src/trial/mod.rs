@@ -113,7 +113,7 @@ impl Trial {
             let written = Self::written_s(&report);
             report.rate_achieved = self.rate_since(&attempts.began, &guest, written);
             let cancelled = |observer: &dyn Observer| observer.interrupts() > interrupts;
-            let proof = self.hear(&guest, &mut attempts, observer, &cancelled);
+            let proof = self.await_testimony(&guest, &mut attempts, observer, &cancelled);
             report.memory = proof.verdict;
             report.proof = Some(proof);
             report.optimality =
@@ -227,7 +227,7 @@ impl Trial {
     }
 
     /// Waits for the destination's testimony and judges it.
-    fn hear(
+    fn await_testimony(
         &self,
         guest: &StampedGuest,
         attempts: &mut Attempts,

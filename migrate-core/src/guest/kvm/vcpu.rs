@@ -79,7 +79,7 @@ fn live(
     loop {
         let mut standing = Ok(());
         let mut stood = false;
-        let held = passage.pass(|| (standing, stood) = (stand(vcpu, slot), true));
+        let held = passage.pass(|| (standing, stood) = (bring_to_rest(vcpu, slot), true));
         standing?;
         let Some(held) = held else { return Ok(()) };
         if stood {
@@ -108,7 +108,7 @@ fn live(
 }
 
 /// Before it stands still: ends what is half done between KVM and us, and takes its state.
-fn stand(vcpu: &mut VcpuFd, slot: &Arc<Mutex<Slot>>) -> Result<(), Died> {
+fn bring_to_rest(vcpu: &mut VcpuFd, slot: &Arc<Mutex<Slot>>) -> Result<(), Died> {
     // A port that was answered is read into its register on the next entry, which this one ends
     // before the first instruction.
     vcpu.set_kvm_immediate_exit(1);

@@ -196,12 +196,16 @@ extern "C" fn on_fault(
     if code == SEGV_ACCERR && now.1 > 0 && RETRIED.replace(now) != now {
         return;
     }
-    hand_on(signal, info, context);
+    pass_to_previous_handler(signal, info, context);
 }
 
 /// Gives a genuine crash to whoever had the signal before: Rust's stack overflow guard, an
 /// embedder's handler, or the default.
-fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+fn pass_to_previous_handler(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     // SAFETY: PREVIOUS was written before our handler was installed, and never again.
     let previous = unsafe { &*previous_mut() };
     match previous.sa_sigaction {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
-use verifier::evidence;
+use verifier::evidence::{self, Evidence};
+use verifier::extent::Faults;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
@@ -68,18 +69,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let progress = Progress::new(image.pages());
     let found = image.find(&workload, |pages| progress.add(pages))?;
     drop(progress);
-
     let evidence = evidence::judge(&journal);
-    let mut verdict = evidence.verdict();
-    let mut reasons = notes(&evidence);
     let journalled = evidence.watermarks();
     workload.check_watermarks(&journalled)?;
+    if found.pages() == 0 {
+        anyhow::bail!(
+            "{} holds no page of run {} (seed {}): is it the memory of another guest?",
+            args.image.display(),
+            journal.run,
+            journal.spec.seed
+        );
+    }
     let (moment, watermarks) = match evidence.at_rest() {
         true => (Moment::Exact, journalled),
         false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),
     };
     let scan = scan(&found, &workload, moment, &watermarks, |_| {});
-    let (missing, zero_pages) = found.missing(&workload, &scan.expected);
     let map = Map {
         schema: 1,
         run: journal.run.to_string(),
@@ -93,20 +98,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         Some(path) => moved(&read_map(path, &map)?, &map),
         None => Vec::new(),
     };
-    let out_of_order: Vec<Moved> = found
-        .out_of_order()
-        .into_iter()
-        .map(|(page, physical, expected_physical)| Moved { page, physical, expected_physical })
-        .collect();
+    let report = conclude(&workload, &found, evidence, scan, watermarks, moved);
+    say::report("verifier", |out| match args.json {
+        true => {
+            serde_json::to_writer(&mut *out, &report)?;
+            writeln!(out)
+        }
+        false => print_all(out, &image, &found, &workload, &report),
+    });
+    Ok(report.verdict)
+}
 
-    if found.pages() == 0 {
-        anyhow::bail!(
-            "{} holds no page of run {} (seed {}): is it the memory of another guest?",
-            args.image.display(),
-            journal.run,
-            journal.spec.seed
-        );
-    }
+/// Draws the conclusions from what was found.
+fn conclude(
+    workload: &Workload,
+    found: &Found<'_>,
+    evidence: Evidence,
+    scan: Scan,
+    watermarks: Vec<u64>,
+    moved: Vec<Moved>,
+) -> ImageReport {
+    let (missing, zero_pages) = found.missing(workload, &scan.expected);
+    let mut verdict = evidence.verdict();
+    let mut reasons = notes(&evidence);
     if !missing.is_empty() {
         reasons.push(format!("{} pages are MISSING", missing.len()));
     }
@@ -130,52 +144,62 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
             "{zero_pages} pages must be all zero, and are not in the image as anything else"
         ));
     }
-    say::report("verifier", |out| {
-        if args.json {
-            let report = ImageReport {
-                schema: SCHEMA,
-                verdict,
-                reasons: reasons.clone(),
-                watermarks: watermarks.clone(),
-                pages_found: found.pages(),
-                pages_missing: missing.clone(),
-                pages_expected_zero: zero_pages,
-                older_copies: found.copies.clone(),
-                moved: moved.clone(),
-                out_of_order: out_of_order.clone(),
-                lines: scan.lines,
-                seconds: scan.elapsed.as_secs_f64(),
-                faults: scan.faults.clone(),
-                in_common: scan.faults.in_common(&workload),
-                journal: evidence.clone(),
-            };
-            serde_json::to_writer(&mut *out, &report)?;
-            return writeln!(out);
-        }
-        print(out, &found, &workload, &scan)?;
-        print_pages(out, &missing, &moved, &out_of_order)?;
-        for reason in &reasons {
-            writeln!(out, "note: {reason}")?;
-        }
-        let pages = workload.spec().memory.0 / PAGE_BYTES;
-        writeln!(
-            out,
-            "{verdict}: {} of {pages} pages ({}) found in an image of {}, watermarks {watermarks:?}",
-            found.pages(),
-            workload.spec().memory,
-            Bytes(image.pages() * PAGE_BYTES)
-        )
+    let out_of_order = found.out_of_order().into_iter();
+    let out_of_order = out_of_order.map(|(page, physical, expected_physical)| Moved {
+        page,
+        physical,
+        expected_physical,
     });
-    Ok(verdict)
+    ImageReport {
+        schema: SCHEMA,
+        verdict,
+        reasons,
+        watermarks,
+        pages_found: found.pages(),
+        pages_missing: missing,
+        pages_expected_zero: zero_pages,
+        older_copies: found.copies.clone(),
+        moved,
+        out_of_order: out_of_order.collect(),
+        lines: scan.lines,
+        seconds: scan.elapsed.as_secs_f64(),
+        in_common: scan.faults.in_common(workload),
+        faults: scan.faults,
+        journal: evidence,
+    }
 }
 
-fn print(
+fn print_all(
+    out: &mut impl Write,
+    image: &Image,
+    found: &Found<'_>,
+    workload: &Workload,
+    report: &ImageReport,
+) -> std::io::Result<()> {
+    print_faults(out, found, workload, &report.faults)?;
+    print_pages(out, &report.pages_missing, &report.moved, &report.out_of_order)?;
+    for reason in &report.reasons {
+        writeln!(out, "note: {reason}")?;
+    }
+    let memory = workload.spec().memory;
+    writeln!(
+        out,
+        "{}: {} of {} pages ({memory}) found in an image of {}, watermarks {:?}",
+        report.verdict,
+        report.pages_found,
+        memory.0 / PAGE_BYTES,
+        Bytes(image.pages() * PAGE_BYTES),
+        report.watermarks
+    )
+}
+
+fn print_faults(
     out: &mut impl Write,
     found: &Found<'_>,
     workload: &Workload,
-    scan: &Scan,
+    wrong: &Faults,
 ) -> std::io::Result<()> {
-    faults(out, &scan.faults, workload, |address| {
+    faults(out, wrong, workload, |address| {
         let physical = found.physical(address / PAGE_BYTES).unwrap_or(0) + address % PAGE_BYTES;
         format!(", guest-physical {physical:#x}")
     })
