@@ -1,7 +1,7 @@
 //! What a journal proves by itself: liveness, no rollback, no fork.
 
 use serde::{Deserialize, Serialize};
-use workload::journal::{Journal, Motion};
+use workload::journal::{Beat, Journal, Motion};
 
 use crate::verdict::Verdict;
 
@@ -40,6 +40,13 @@ pub enum Breach {
         /// The older epoch that still advanced.
         still: u64,
     },
+    /// One beat was said in two ways: two guests are the same one.
+    Twin {
+        /// Of which epoch.
+        epoch: u64,
+        /// Which beat of it.
+        number: u64,
+    },
 }
 
 impl std::fmt::Display for Breach {
@@ -48,6 +55,10 @@ impl std::fmt::Display for Breach {
             Self::Rollback { writer, before, after } => {
                 write!(f, "ROLLBACK: writer {writer} was at operation {before} and then at {after}")
             }
+            Self::Twin { epoch, number } => write!(
+                f,
+                "FORK: beat {number} of epoch {epoch} was said in two ways: two guests beat as this one"
+            ),
             Self::Fork { writer, epoch, still } => write!(
                 f,
                 "FORK: writer {writer} advanced in epoch {still} after epoch {epoch} had begun"
@@ -94,81 +105,127 @@ impl std::fmt::Display for Lost {
     }
 }
 
-/// Judges the beats of a journal.
+/// Judges the beats of a journal. Beats are told apart and put in order by what the guest put into
+/// them, its epoch and the number of the beat: in which order they were heard, and how often, means
+/// nothing.
 pub fn judge(journal: &Journal) -> Evidence {
-    struct State {
-        epoch: u64,
-        watermark: u64,
-        guest_ns: u64,
-        journal_ns: u64,
-    }
     let count = journal.spec.writers as usize;
-    let mut writers: Vec<Option<WriterEvidence>> = vec![None; count];
-    let mut states: Vec<Option<State>> = (0..count).map(|_| None).collect();
+    let (beats, two_places) = distinct(journal);
+    let mut by_writer: Vec<Vec<&Beat>> = vec![Vec::new(); count];
+    beats.iter().for_each(|beat| by_writer[beat.writer as usize].push(beat));
+    let mut breaches = two_places;
+    breaches.extend(by_writer.iter().flat_map(|beats| contradictions(beats)));
+    let (longest_gap_ns, clock_stopped_ns) = silences(&beats, count);
+    Evidence {
+        writers: by_writer.iter().map(|beats| WriterEvidence::of(beats)).collect(),
+        breaches,
+        longest_gap_ms: longest_gap_ns as f64 / 1e6,
+        lost: lost(&beats, journal),
+        clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
+    }
+}
+
+/// What the guest put into a beat; the clock of whoever heard it is not among it.
+fn content(beat: &Beat) -> (u64, u64, u32, u64, u64, bool) {
+    let at_rest = beat.motion == Motion::AtRest;
+    (beat.epoch, beat.number, beat.writer, beat.watermark, beat.guest_ns, at_rest)
+}
+
+/// Every beat once, by epoch and number; and the first that was said in two ways.
+fn distinct(journal: &Journal) -> (Vec<&Beat>, Vec<Breach>) {
+    let mut beats: Vec<&Beat> = journal.beats.iter().collect();
+    // Of one that was heard twice the first counts.
+    beats.sort_by_key(|beat| (content(beat), beat.journal_ns));
+    beats.dedup_by_key(|beat| content(beat));
+    let same = |pair: &&[&Beat]| (pair[0].epoch, pair[0].number) == (pair[1].epoch, pair[1].number);
+    let twice = beats.windows(2).find(same);
+    let twin = twice.map(|pair| Breach::Twin { epoch: pair[0].epoch, number: pair[0].number });
+    // The first is enough to know it.
+    let twins = twin.into_iter().collect();
+    (beats, twins)
+}
+
+/// What one writer's beats, in order, cannot all be of one guest.
+fn contradictions(beats: &[&Beat]) -> Vec<Breach> {
     let mut breaches = Vec::new();
-    let mut longest_gap_ns = 0;
-    let mut clock_stopped_ns = 0;
-    let begin_ns = journal.beats.first().map_or(0, |b| b.journal_ns);
+    let mut most: Option<&Beat> = None;
+    for beat in beats {
+        match most {
+            Some(before) if before.watermark > beat.watermark => {
+                let (writer, epoch) = (beat.writer, beat.epoch);
+                // Who was ahead and in an earlier epoch: gone, or still there?
+                let overlaps = before.epoch < epoch && before.journal_ns > beat.journal_ns;
+                breaches.push(match overlaps {
+                    true => Breach::Fork { writer, epoch, still: before.epoch },
+                    false => {
+                        Breach::Rollback { writer, before: before.watermark, after: beat.watermark }
+                    }
+                });
+                most = Some(beat);
+            }
+            _ => most = Some(beat),
+        }
+    }
+    breaches
+}
+
+/// The longest silence of any one writer with no beat lost in it, and by how much the guest's clock fell
+/// behind the journal's at most, in nanoseconds.
+fn silences(beats: &[&Beat], writers: usize) -> (u64, u64) {
+    let (mut longest, mut stopped) = (0, 0);
+    let mut last: Vec<Option<&Beat>> = vec![None; writers];
+    // The number that must follow, in the epoch that it is of.
+    let mut next: Option<(u64, u64)> = None;
+    for beat in beats {
+        let complete = match next {
+            Some((epoch, number)) if epoch == beat.epoch => beat.number <= number,
+            _ => beat.number == 0,
+        };
+        next = Some((beat.epoch, beat.number + 1));
+        let before = last[beat.writer as usize].replace(beat);
+        let Some(before) = before.filter(|_| complete) else { continue };
+        let gap = beat.journal_ns.saturating_sub(before.journal_ns);
+        longest = longest.max(gap);
+        if beat.epoch == before.epoch {
+            let guest = beat.guest_ns.saturating_sub(before.guest_ns);
+            stopped = stopped.max(gap.saturating_sub(guest));
+        }
+    }
+    (longest, stopped)
+}
+
+/// Windows in which numbers are missing.
+fn lost(beats: &[&Beat], journal: &Journal) -> Vec<Lost> {
+    let begin_ns = journal.beats.first().map_or(0, |beat| beat.journal_ns);
     let mut lost = Vec::new();
-    // By epoch: the number and time of the last beat.
-    let mut last_of_epoch = std::collections::HashMap::<u64, (u64, u64)>::new();
-    for beat in &journal.beats {
-        let before = last_of_epoch.insert(beat.epoch, (beat.number, beat.journal_ns));
-        let (expected, since_ns) = before.map_or((0, beat.journal_ns), |(n, at)| (n + 1, at));
-        let complete = beat.number <= expected;
-        if !complete {
+    let mut before: Option<&Beat> = None;
+    for beat in beats {
+        let (expected, since_ns) = match before.filter(|before| before.epoch == beat.epoch) {
+            Some(before) => (before.number + 1, before.journal_ns),
+            None => (0, beat.journal_ns),
+        };
+        if beat.number > expected {
             lost.push(Lost {
                 start_s: since_ns.saturating_sub(begin_ns) as f64 / 1e9,
                 length_ms: beat.journal_ns.saturating_sub(since_ns) as f64 / 1e6,
                 beats: beat.number - expected,
             });
         }
-        let w = beat.writer as usize;
-        let evidence = writers[w].get_or_insert(WriterEvidence {
-            first: beat.watermark,
-            last: beat.watermark,
-            at_rest: false,
-            beats: 0,
-        });
-        evidence.beats += 1;
-        evidence.at_rest = beat.motion == Motion::AtRest;
-        if let Some(state) = &states[w] {
-            if complete {
-                let gap_ns = beat.journal_ns.saturating_sub(state.journal_ns);
-                longest_gap_ns = longest_gap_ns.max(gap_ns);
-                if beat.epoch == state.epoch {
-                    let guest_ns = beat.guest_ns.saturating_sub(state.guest_ns);
-                    clock_stopped_ns = clock_stopped_ns.max(gap_ns.saturating_sub(guest_ns));
-                }
-            }
-            if beat.epoch < state.epoch && beat.watermark > state.watermark {
-                breaches.push(Breach::Fork {
-                    writer: beat.writer,
-                    epoch: state.epoch,
-                    still: beat.epoch,
-                });
-            } else if beat.watermark < state.watermark {
-                breaches.push(Breach::Rollback {
-                    writer: beat.writer,
-                    before: state.watermark,
-                    after: beat.watermark,
-                });
-            }
-        }
-        evidence.last = evidence.last.max(beat.watermark);
-        states[w] = Some(State {
-            epoch: beat.epoch,
-            watermark: beat.watermark,
-            guest_ns: beat.guest_ns,
-            journal_ns: beat.journal_ns,
-        });
+        before = Some(beat);
     }
-    Evidence {
-        writers,
-        breaches,
-        longest_gap_ms: longest_gap_ns as f64 / 1e6,
-        lost,
-        clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
+    lost
+}
+
+impl WriterEvidence {
+    /// By the beats of one writer, in order; `None` if there are none.
+    fn of(beats: &[&Beat]) -> Option<Self> {
+        let (first, last) = (beats.first()?, beats.last()?);
+        Some(Self {
+            first: first.watermark,
+            last: beats.iter().map(|beat| beat.watermark).max()?,
+            at_rest: last.motion == Motion::AtRest,
+            beats: beats.len() as u64,
+        })
     }
 }
 
@@ -286,7 +343,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use workload::journal::{Beat, RunId};
+    use workload::journal::RunId;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -368,5 +425,42 @@ mod tests {
         let fork = judge(&journal(&[(0, 0), (0, 9), (1, 10), (0, 11)]));
         assert_eq!(fork.breaches, [Breach::Fork { writer: 0, epoch: 1, still: 0 }]);
         assert_eq!(fork.verdict(), Verdict::Wrong);
+    }
+
+    /// C20, C24: a datagram that comes late, or twice, is the beat that it is.
+    #[test]
+    fn order_and_repetition_mean_nothing() {
+        let good = journal(&[(0, 0), (0, 5), (0, 9), (1, 9), (1, 12), (1, 20)]);
+        let wanted = judge(&good);
+        assert_eq!(wanted.verdict(), Verdict::Proven);
+        let mut late = good.clone();
+        // The third is heard after the sixth, and the second once more.
+        late.beats[2].journal_ns = 61_000_000;
+        late.beats.push(Beat { journal_ns: 70_000_000, ..late.beats[1] });
+        late.beats.sort_by_key(|beat| beat.journal_ns);
+        let found = judge(&late);
+        assert_eq!((found.verdict(), &found.breaches), (Verdict::Proven, &vec![]));
+        assert_eq!((found.watermarks(), &found.lost), (wanted.watermarks(), &wanted.lost));
+        assert_eq!(found.writers, wanted.writers);
+        for shift in [1, 5] {
+            let mut twice = good.clone();
+            let again: Vec<_> = good
+                .beats
+                .iter()
+                .map(|beat| Beat { journal_ns: beat.journal_ns + shift * 10_000_000, ..*beat })
+                .collect();
+            twice.beats.extend(again);
+            twice.beats.sort_by_key(|beat| beat.journal_ns);
+            assert_eq!(judge(&twice).breaches, [], "shifted by {shift}");
+        }
+    }
+
+    /// A number that two guests have said, with other content, is two places.
+    #[test]
+    fn a_number_said_twice_with_other_content_is_a_fork() {
+        let mut twin = journal(&[(0, 0), (0, 5), (0, 9)]);
+        twin.beats.push(Beat { watermark: 8, ..twin.beats[2] });
+        let breaches = judge(&twin).breaches;
+        assert!(breaches.contains(&Breach::Twin { epoch: 0, number: 2 }), "{breaches:?}");
     }
 }

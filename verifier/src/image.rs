@@ -6,12 +6,16 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use object::Endianness;
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use workload::line::{Line, LineAddress};
+use workload::regular;
 use workload::spec::Workload;
 use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES, cores};
 
@@ -71,8 +75,76 @@ struct Stretch {
 pub struct Image {
     path: PathBuf,
     map: memmap2::Mmap,
-    /// Ascending in guest-physical address.
+    /// Ascending in guest-physical address; holes of the file, which are zero, are left out, because to
+    /// look at one would make the system find memory for it.
     stretches: Vec<Stretch>,
+    /// Pages, holes among them.
+    pages: u64,
+}
+
+/// A region that is so many times as large as its image is not looked for: of nearly all its pages
+/// nothing could be there.
+const REGION_MAX: u64 = 16;
+/// Bytes by which a file's format is known.
+const HEAD_BYTES: usize = 16;
+/// What other programs' files begin with, and what to do instead.
+const FOREIGN: [(&[u8], &str); 9] = [
+    (b"KDUMP", "is compressed (kdump); use dump-guest-memory without -z, -l and -s"),
+    (b"QEVM", "is QEMU's migration stream, not memory; dump with dump-guest-memory"),
+    (b"LibvirtQemudSave", "is what `virsh save` wrote; use `virsh dump --memory-only`"),
+    (b"LibvirtQemudPart", "is what `virsh save` did not finish; use `virsh dump --memory-only`"),
+    (b"EMiL", "is a LiME dump; take it again with format=raw"),
+    (b"\x1f\x8b", "is compressed; decompress it with gunzip first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed; decompress it with unzstd first"),
+    (b"\xfd7zXZ", "is compressed; decompress it with unxz first"),
+    (b"\x7fELF\x01", "is a 32-bit ELF file; only 64-bit cores are read"),
+];
+
+impl Stretch {
+    /// Its parts that lie in these ranges of the file, in whole pages of the guest.
+    fn within(&self, data: &[Range<u64>]) -> Vec<Self> {
+        let Self { physical, file } = self;
+        let end = file.start + (file.end - file.start) / PAGE_BYTES * PAGE_BYTES;
+        let part = |data: &Range<u64>| {
+            let (start, stop) = (data.start.max(file.start), data.end.min(end));
+            let down = (start.saturating_sub(file.start)) / PAGE_BYTES * PAGE_BYTES;
+            let up = stop.saturating_sub(file.start).next_multiple_of(PAGE_BYTES);
+            (start < stop).then(|| Self {
+                physical: physical + down,
+                file: file.start + down..(file.start + up).min(end),
+            })
+        };
+        let mut parts: Vec<Self> = data.iter().filter_map(part).collect();
+        // Pages that two ranges share a part of.
+        for index in 1..parts.len() {
+            let before = parts[index - 1].file.end;
+            let overlap = before.saturating_sub(parts[index].file.start);
+            parts[index].file.start += overlap;
+            parts[index].physical += overlap;
+        }
+        parts.retain(|part| part.file.start < part.file.end);
+        parts
+    }
+}
+
+/// The ranges of a file that hold data.
+fn data(file: &File, bytes: u64) -> std::io::Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
+    let mut offset = 0;
+    while offset < bytes {
+        let start = match seek(file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            // Nothing from here on.
+            Err(Errno::NXIO) => break,
+            // A file system that cannot tell.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(std::iter::once(0..bytes).collect()),
+            Err(e) => return Err(e.into()),
+        };
+        let end = seek(file, SeekFrom::Hole(start))?.min(bytes);
+        ranges.push(start..end);
+        offset = end.max(start + 1);
+    }
+    Ok(ranges)
 }
 
 impl Image {
@@ -82,28 +154,35 @@ impl Image {
     /// It cannot be read, or is of a kind that cannot be looked into.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
         let io = |doing| move |source| ImageError::Io { path: path.to_owned(), doing, source };
-        let file = File::open(path).map_err(io("open"))?;
+        let (file, bytes) = regular::open(path).map_err(io("open"))?;
+        let data = data(&file, bytes).map_err(io("search"))?;
         let map = sys::map(&file).map_err(io("map"))?;
         let format =
             |what: &str| ImageError::Format { path: path.to_owned(), what: what.to_owned() };
-        let mut stretches = if map.starts_with(b"\x7fELF") {
+        // Read, and not through the map: the first page may be a hole, too.
+        let mut head = [0; HEAD_BYTES];
+        let read = file.read_at(&mut head, 0).map_err(io("read"))?;
+        let head = &head[..read];
+        if let Some((_, what)) = FOREIGN.iter().find(|(magic, _)| head.starts_with(magic)) {
+            return Err(format(what));
+        }
+        let whole = if head.starts_with(b"\x7fELF") {
             elf_stretches(&map).map_err(|what| format(&what))?
-        } else if map.starts_with(b"KDUMP") {
-            return Err(format(
-                "is compressed (kdump); use dump-guest-memory without -z, -l and -s",
-            ));
-        } else if (map.len() as u64).is_multiple_of(PAGE_BYTES) && !map.is_empty() {
-            vec![Stretch { physical: 0, file: 0..map.len() as u64 }]
+        } else if bytes.is_multiple_of(PAGE_BYTES) && bytes > 0 {
+            vec![Stretch { physical: 0, file: 0..bytes }]
         } else {
             return Err(format("is no ELF core, and not of whole pages of 4 KiB; was it cut?"));
         };
+        let pages = whole.iter().map(|s| (s.file.end - s.file.start) / PAGE_BYTES).sum();
+        let mut stretches: Vec<Stretch> =
+            whole.iter().flat_map(|stretch| stretch.within(&data)).collect();
         stretches.sort_by_key(|stretch| stretch.physical);
-        Ok(Self { path: path.to_owned(), map, stretches })
+        Ok(Self { path: path.to_owned(), map, stretches, pages })
     }
 
     /// Pages in the image.
     pub fn pages(&self) -> u64 {
-        self.stretches.iter().map(|s| (s.file.end - s.file.start) / PAGE_BYTES).sum()
+        self.pages
     }
 
     /// Finds the pages of a region. Of several copies of a page the one with the newest line
@@ -111,12 +190,17 @@ impl Image {
     /// of the image done.
     ///
     /// # Errors
-    /// The image holds more than one such region.
+    /// The image holds more than one such region, or could hold next to nothing of one.
     pub fn find(
         &self,
         workload: &Workload,
         progress: impl Fn(u64) + Sync,
     ) -> Result<Found<'_>, ImageError> {
+        let region = workload.spec().memory.0 / PAGE_BYTES;
+        if region / REGION_MAX > self.pages {
+            let what = format!("has {} pages, and the run's region {region}", self.pages);
+            return Err(ImageError::Format { path: self.path.clone(), what });
+        }
         let chunks = self.chunks();
         let claims: Vec<Vec<Claim>> = cores::map(chunks.len() as u64, |chunk| {
             let chunk = &chunks[chunk as usize];
@@ -132,7 +216,7 @@ impl Image {
             progress(pages);
             claims
         });
-        let pages = workload.spec().memory.0 / PAGE_BYTES;
+        let pages = region;
         let nowhere = Place { physical: NOWHERE, offset: NOWHERE };
         let mut found =
             Found { image: self, places: vec![nowhere; pages as usize], copies: vec![] };
@@ -142,6 +226,10 @@ impl Image {
             let place = &mut found.places[page];
             if *place == nowhere {
                 (*place, newest[page]) = (claim.place, claim.newest);
+            } else if claim.newest == newest[page]
+                && self.page(place.offset) == self.page(claim.place.offset)
+            {
+                // The same page twice, as in a dump of virtual memory: judged once.
             } else if claim.newest > newest[page] {
                 found.copies.push((claim.page, place.physical));
                 (*place, newest[page]) = (claim.place, claim.newest);

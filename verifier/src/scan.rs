@@ -7,6 +7,7 @@
 //! is newer must be accounted for by a watermark read afterwards).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use workload::PAGE_LINES;
@@ -28,6 +29,9 @@ const CHUNK_PAGES: u64 = 512;
 const RUNNING_RETRIES: u32 = 50;
 /// Time between two such looks: a writer may be off the CPU in the middle of a line.
 const RUNNING_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// So many of these times are waited in one scan. Memory that is wrong all over would take days; where as
+/// much was waited for in vain, the rest is looked at as often, but not waited for.
+const RUNNING_WAITS_MAX: u32 = 1000;
 /// How far random patterns are replayed to account for what a running writer did meanwhile.
 const AHEAD_OPERATIONS_MAX: u64 = 1 << 28;
 
@@ -130,6 +134,7 @@ fn look<M: Memory>(
 ) -> Result<Part, Cancelled> {
     let pages = workload.spec().memory.0 / workload::PAGE_BYTES;
     let judge = Judge { memory, workload, expected, moment };
+    let waits = AtomicU32::new(RUNNING_WAITS_MAX);
     let parts = cores::map(pages.div_ceil(CHUNK_PAGES), |chunk| {
         let first = chunk * CHUNK_PAGES;
         let end = (first + CHUNK_PAGES).min(pages);
@@ -141,7 +146,7 @@ fn look<M: Memory>(
             part.lines += PAGE_LINES;
             let writer = workload.owner(page);
             if !judge.is_right(page, writer) {
-                let judged = settle(&judge, page, writer, &mut part.unstable_lines);
+                let judged = settle(&judge, page, writer, &mut part.unstable_lines, &waits);
                 part.add(page, writer, judged);
             }
         }
@@ -171,6 +176,7 @@ fn settle<M: Memory>(
     page: u64,
     writer: usize,
     unstable_lines: &mut u64,
+    waits: &AtomicU32,
 ) -> Judged {
     let mut judged = judge.judge(page, writer);
     if judge.moment == Moment::Running {
@@ -179,7 +185,11 @@ fn settle<M: Memory>(
                 break;
             }
             *unstable_lines += judged.faults.len() as u64;
-            std::thread::sleep(RUNNING_RETRY_INTERVAL);
+            let one_less = |waits: u32| waits.checked_sub(1);
+            match waits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+                Ok(_) => std::thread::sleep(RUNNING_RETRY_INTERVAL),
+                Err(_) => std::thread::yield_now(),
+            }
             judged = judge.judge(page, writer);
         }
     }

@@ -179,6 +179,48 @@ fn manifests_compare_and_locate() {
     assert_eq!(verifier(&[path("compare"), &manifest, path("/nonexistent")]).0, Some(2));
 }
 
+/// B44, B47: what cannot be a manifest, or is no file, is refused and compares as nothing.
+#[test]
+fn manifests_that_lie_compare_with_nothing() {
+    let files = files();
+    let verifier = |args: &[&std::path::Path]| {
+        told(Command::new(env!("CARGO_BIN_EXE_verifier")).args(args).output().unwrap())
+    };
+    let path = |p: &'static str| std::path::Path::new(p);
+    let manifest = files.directory.path().join("manifest");
+    verifier(&[path("manifest"), &files.region, path("--output"), &manifest]);
+    let good: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    let lies: [(&str, serde_json::Value, &str); 5] = [
+        ("schema", 99.into(), "schema 99"),
+        ("leaf_bytes", 4096.into(), "leaves cover 4096 bytes"),
+        ("leaves", serde_json::json!([]), "was cut or added to"),
+        ("root", "0".repeat(64).into(), "its root is not that of its leaves"),
+        ("bytes", 0.into(), "no whole number of pages"),
+    ];
+    for (key, value, says) in lies {
+        let mut lie = good.clone();
+        lie[key] = value;
+        let lying = files.directory.path().join("lying");
+        std::fs::write(&lying, lie.to_string()).unwrap();
+        for pair in [[&lying, &lying], [&manifest, &lying]] {
+            let (code, said) = verifier(&[path("compare"), pair[0], pair[1]]);
+            assert_eq!((code, said.contains(says)), (Some(2), true), "{key}: {said}");
+        }
+    }
+    let pipe = files.directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let journal = path("--journal");
+    for args in [
+        &[path("compare"), &manifest, &pipe][..],
+        &[path("scan"), &pipe, journal, &files.journal],
+        &[path("manifest"), &pipe],
+    ] {
+        let (code, said) = verifier(args);
+        assert_eq!((code, said.contains("no regular file")), (Some(2), true), "{said}");
+    }
+}
+
 #[test]
 fn journals_are_judged_by_themselves() {
     let files = files();

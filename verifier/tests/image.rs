@@ -215,6 +215,60 @@ fn what_is_no_image_of_this_guest_is_refused() {
     refused(b"", "not of whole pages");
     refused(b"KDUMP   rest", "without -z");
     refused(b"\x7fELF", "damaged");
-    refused(&[7; 8192], "memory of another guest");
+    refused(b"QEVM\0\0\0\x03", "dump-guest-memory");
+    refused(b"LibvirtQemudSave", "virsh dump --memory-only");
+    refused(b"EMiL\x01\0\0\0", "format=raw");
+    refused(&[0x1f, 0x8b, 8, 0], "gunzip");
+    refused(&[0x28, 0xb5, 0x2f, 0xfd], "unzstd");
+    refused(b"\x7fELF\x01\x01\x01", "32-bit");
     assert_eq!(judge(Path::new("/nonexistent"), &memory.files.journal, &[]).0, Some(2));
+    // B47: a pipe, or a directory, is no image, and nobody waits for it.
+    let pipe = memory.files.directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [&pipe, memory.files.directory.path()] {
+        let (code, text) = judge(path, &memory.files.journal, &[]);
+        assert_eq!((code, text.contains("no regular file")), (Some(2), true), "{text}");
+    }
+}
+
+/// B50: memory without a page of the run proves nothing, unless a map says where they were.
+#[test]
+fn an_image_without_a_page_of_the_run_is_inconclusive_or_wrong() {
+    let memory = memory(files(), 10);
+    let map = memory.files.directory.path().join("map");
+    let (code, text) = memory.judge(&["--write-map", map.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    let zero = memory.write("zero", &vec![0; 1 << 21]);
+    let (code, text) = judge(&zero, &memory.files.journal, &[]);
+    assert_eq!((code, text.contains("memory of another guest?")), (Some(4), true), "{text}");
+    let (code, text) = judge(&zero, &memory.files.journal, &["--map", map.to_str().unwrap()]);
+    assert_eq!((code, text.contains("MISSING")), (Some(1), true), "{text}");
+}
+
+/// C17: holes are not looked at, and so are not filled.
+#[test]
+fn a_sparse_image_stays_sparse() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let memory = memory(files(), 11);
+    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = shm.path().join("ram");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(8 << 30).unwrap();
+    // Between holes, and at an address that is a multiple of nothing but a page.
+    file.write_all_at(&memory.bytes, (5 << 30) + 4096).unwrap();
+    let before = file.metadata().unwrap().blocks();
+    let start = std::time::Instant::now();
+    let (code, text) = judge(&path, &memory.files.journal, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("in an image of 8 GiB"), "{text}");
+    assert_eq!(file.metadata().unwrap().blocks(), before, "in {:?}", start.elapsed());
+}
+
+/// C26: a dump of virtual memory holds pages twice, as they are mapped twice.
+#[test]
+fn equal_copies_are_judged_once() {
+    let memory = memory(files(), 12);
+    let twice = memory.write("twice", &[&memory.bytes[..], &memory.bytes[..]].concat());
+    let (code, text) = judge(&twice, &memory.files.journal, &[]);
+    assert_eq!(code, Some(0), "{text}");
 }

@@ -215,3 +215,18 @@ fn running_writers_are_no_fault_and_a_loss_among_them_is_one() {
         assert_eq!(written.classes(Moment::Running), ["FOREIGN"], "{name}");
     }
 }
+
+/// B9: memory that is wrong all over is told in seconds, also where its writers are said to run.
+#[test]
+fn a_running_region_that_is_wrong_all_over_is_told_soon() {
+    let memory = Bytes(32 << 20);
+    let spec = WorkloadSpec { seed: 3, memory, writers: 1, workload: "stream".parse().unwrap() };
+    let workload = spec.resolve().unwrap();
+    // Never filled: every line is zero, and must be something else.
+    let region = Region::anonymous(memory).unwrap();
+    let start = std::time::Instant::now();
+    let scanned = scan(&region, &workload, Moment::Running, &[100], |_| {});
+    assert_eq!(scanned.faults.lines.values().sum::<u64>(), workload.lines());
+    // A page in 500 ms, as before, would be more than an hour.
+    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
+}

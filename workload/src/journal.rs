@@ -21,10 +21,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::realtime_ns;
 use crate::outlet::{Outlet, OutletAddress, OutletError};
-use crate::spec::WorkloadSpec;
+use crate::spec::{WRITERS_MAX, WorkloadSpec};
+use crate::units::Bytes;
 
 /// Longest line a reader accepts.
 const LINE_BYTES_MAX: u64 = 64 << 10;
+/// Most memory of a run that a reader believes: 64 TiB.
+const MEMORY_MAX: Bytes = Bytes(64 << 40);
 
 /// Identifies one run of one workload in journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -394,24 +397,43 @@ enum Content {
 
 fn parse_line(text: &str) -> Result<(RunId, Content), &'static str> {
     let (text, sum) = text.rsplit_once(' ').ok_or("has no fields")?;
-    if u64::from_str_radix(sum, 16) != Ok(xxh3_64(text.as_bytes())) {
+    if hexadecimal(sum) != Some(xxh3_64(text.as_bytes())) {
         return Err("does not match its checksum");
     }
     let (tag, rest) = text.split_once(' ').ok_or("has no fields")?;
     let (run, rest) = rest.split_once(' ').ok_or("has no run id")?;
-    let run = u64::from_str_radix(run, 16).map(RunId).map_err(|_| "has no run id")?;
+    let run = hexadecimal(run).map(RunId).ok_or("has no run id")?;
     let content = match tag {
-        "S" => Content::Start(
-            serde_json::from_str(rest).map_err(|_| "describes a workload of another version")?,
-        ),
+        "S" => {
+            let spec: Box<WorkloadSpec> = serde_json::from_str(rest)
+                .map_err(|_| "describes a workload of another version")?;
+            if spec.writers == 0 || spec.writers > WRITERS_MAX || spec.memory > MEMORY_MAX {
+                return Err("describes a run that cannot be");
+            }
+            Content::Start(spec)
+        }
         "B" | "E" => Content::Beat(parse_beat(tag, rest).ok_or("has bad numbers")?),
         _ => return Err("is of an unknown kind"),
     };
     Ok((run, content))
 }
 
+/// Sixteen digits as they are written here, and nothing else that could be read as a number.
+fn hexadecimal(text: &str) -> Option<u64> {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let written = text.len() == 16 && text.bytes().all(digit);
+    written.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// A number as it is written here: no sign, no zeros before it.
+fn decimal(text: &str) -> Option<u64> {
+    let written = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    (written && digits).then(|| text.parse().ok()).flatten()
+}
+
 fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
-    let mut fields = rest.split(' ').map(|f| f.parse::<u64>().ok());
+    let mut fields = rest.split(' ').map(decimal);
     let mut next = || fields.next().flatten();
     let beat = Beat {
         motion: if tag == "E" { Motion::AtRest } else { Motion::Running },
@@ -428,7 +450,6 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Bytes;
 
     fn written() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -500,5 +521,40 @@ mod tests {
         assert!(read_as("").contains("does not start"));
         assert!(read_as(&whole[whole.find("\nB").unwrap() + 1..]).contains("does not start"));
         assert!(read_as("hello\n").contains("has no fields"));
+    }
+
+    /// B45, B48: a parser that takes what nobody wrote hides damage, or asks for memory that is not there.
+    #[test]
+    fn only_what_was_written_is_read() {
+        let (_dir, path) = written();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let read_with = |line: usize, change: &dyn Fn(&str) -> String| {
+            let mut lines: Vec<String> = whole.lines().map(str::to_owned).collect();
+            let (text, _) = lines[line].rsplit_once(' ').unwrap();
+            lines[line] = sealed(&change(text)).trim_end().to_owned();
+            std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+            Journal::read(&path).map(|journal| journal.beats.len()).map_err(|e| e.to_string())
+        };
+        assert_eq!(read_with(1, &str::to_owned), Ok(3));
+        for (from, to) in [(" 5 ", " +5 "), (" 5 ", " 05 "), (" 5 ", " 5_ "), ("B 00", "B +0")] {
+            let error = read_with(1, &|text| text.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains("bad numbers") || error.contains("no run id"), "{error}");
+        }
+        for (from, to) in [
+            ("\"memory\":1048576", "\"memory\":1125899906842624"),
+            ("\"writers\":2", "\"writers\":4294967295"),
+            ("\"writers\":2", "\"writers\":0"),
+        ] {
+            let error = read_with(0, &|text| text.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains("a run that cannot be"), "{to}: {error}");
+        }
+        // The sum itself, with a sign or in capitals.
+        let signed = whole.trim_end().to_owned();
+        let (text, sum) = signed.rsplit_once(' ').unwrap();
+        for sum in [format!("+{sum}"), sum.to_uppercase() + "A", format!("0{sum}")] {
+            std::fs::write(&path, format!("{text} {sum}\n")).unwrap();
+            let error = Journal::read(&path).unwrap_err().to_string();
+            assert!(error.contains("does not match its checksum"), "{sum}: {error}");
+        }
     }
 }

@@ -29,6 +29,7 @@ pub mod pattern;
 pub mod profile;
 pub mod rate;
 pub mod region;
+pub mod regular;
 pub mod report;
 pub mod say;
 pub mod schedule;

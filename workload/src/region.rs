@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::line::Line;
+use crate::regular;
 use crate::units::Bytes;
 use crate::{LINE_WORDS, PAGE_BYTES};
 
@@ -156,8 +157,7 @@ impl Region {
     /// The file is missing or of another size.
     pub fn open(path: &Path, bytes: Bytes) -> Result<Self, RegionError> {
         let fail = |doing| move |source| RegionError::File { path: path.to_owned(), doing, source };
-        let file = File::open(path).map_err(fail("open"))?;
-        let found = file.metadata().map_err(fail("inspect"))?.len();
+        let (file, found) = regular::open(path).map_err(fail("open"))?;
         if found != bytes.0 {
             return Err(RegionError::WrongSize { path: path.to_owned(), found, expected: bytes.0 });
         }

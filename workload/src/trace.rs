@@ -13,13 +13,13 @@
 //! hypervisors log) are this module's; replay is [`pattern`](crate::pattern)'s.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use xxhash_rust::xxh3::Xxh3;
+
+use crate::regular;
 
 const MAGIC: &str = "vmigrate-trace 1";
 /// Most page visits that a trace may have: replay keeps 16 bytes for each.
@@ -258,17 +258,11 @@ impl Trace {
     }
 }
 
-/// A regular file, and its size.
 fn open(path: &Path) -> Result<(File, u64), TraceError> {
-    // A pipe would otherwise wait for its other end.
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path);
-    let file = file.map_err(io_error(path, "open"))?;
-    let metadata = file.metadata().map_err(io_error(path, "inspect"))?;
-    match metadata.is_file() {
-        true => Ok((file, metadata.len())),
-        false => Err(TraceError::NotRegular { path: path.to_owned() }),
-    }
+    regular::open(path).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => TraceError::NotRegular { path: path.to_owned() },
+        _ => io_error(path, "open")(error),
+    })
 }
 
 /// Whether a file ends as the trace with this checksum does.

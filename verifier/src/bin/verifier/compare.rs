@@ -8,6 +8,7 @@ use clap::Args;
 use verifier::manifest::Manifest;
 use verifier::verdict::Verdict;
 use workload::region::Region;
+use workload::regular;
 use workload::say;
 use workload::say::Out;
 use workload::units::Bytes;
@@ -83,22 +84,29 @@ fn print(
 
 /// A manifest is JSON and starts with a brace; a stamped region practically never does.
 fn load(path: &Path) -> anyhow::Result<Manifest> {
+    let opening = || format!("cannot open {}", path.display());
+    let reading = || format!("cannot read {}", path.display());
+    let (mut file, _) = regular::open(path).with_context(opening)?;
     let mut first = [0];
-    let mut file =
-        std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    if file.read(&mut first).with_context(|| format!("cannot read {}", path.display()))? == 1
-        && first == *b"{"
-        && let Ok(text) = std::fs::read_to_string(path)
-    {
-        return serde_json::from_str(&text)
-            .with_context(|| format!("{} is not a manifest", path.display()));
+    if file.read(&mut first).with_context(reading)? == 0 || first != *b"{" {
+        return hash(path);
     }
-    hash(path)
+    let text = std::fs::read(path).with_context(reading)?;
+    match serde_json::from_slice::<Manifest>(&text) {
+        Ok(manifest) => {
+            let refused = || format!("manifest {} cannot be trusted", path.display());
+            manifest.check().with_context(refused)?;
+            Ok(manifest)
+        }
+        // A region may begin with any byte, but hardly be text.
+        Err(_) if std::str::from_utf8(&text).is_err() => hash(path),
+        Err(error) => Err(error).with_context(|| format!("{} is not a manifest", path.display())),
+    }
 }
 
 fn hash(path: &Path) -> anyhow::Result<Manifest> {
-    let size =
-        std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?.len();
+    let (_, size) =
+        regular::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     anyhow::ensure!(
         size > 0 && size % workload::PAGE_BYTES == 0,
         "{} holds {size} bytes, which is not a whole number of 4 KiB pages",

@@ -72,14 +72,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let evidence = evidence::judge(&journal);
     let journalled = evidence.watermarks();
     workload.check_watermarks(&journalled)?;
-    if found.pages() == 0 {
-        anyhow::bail!(
-            "{} holds no page of run {} (seed {}): is it the memory of another guest?",
-            args.image.display(),
-            journal.run,
-            journal.spec.seed
-        );
-    }
     let (moment, watermarks) = match evidence.at_rest() {
         true => (Moment::Exact, journalled),
         false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),
@@ -94,11 +86,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         std::fs::write(path, serde_json::to_string(&map)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let moved = match &args.map {
-        Some(path) => moved(&read_map(path, &map)?, &map),
-        None => Vec::new(),
-    };
-    let report = conclude(&workload, &found, evidence, scan, watermarks, moved);
+    let before = args.map.as_ref().map(|path| read_map(path, &map)).transpose()?;
+    let moved = before.as_ref().map_or(Vec::new(), |before| moved(before, &map));
+    let mut report = conclude(&workload, &found, evidence, scan, watermarks, moved);
+    let unplaced = before.iter().flat_map(|before| before.places.iter().zip(&map.places));
+    let unplaced = unplaced.filter(|(before, now)| before.is_none() && now.is_some()).count();
+    if unplaced > 0 {
+        report.verdict = report.verdict.and(Verdict::Inconclusive);
+        report.reasons.push(format!("of {unplaced} pages the map does not say where they were"));
+    }
+    if found.pages() == 0 && args.map.is_none() {
+        report.verdict = Verdict::Inconclusive;
+        report.reasons.push(format!(
+            "it holds no page of run {} (seed {}): is it the memory of another guest?",
+            journal.run, journal.spec.seed
+        ));
+    }
     say::report("verifier", |out| match args.json {
         true => {
             serde_json::to_writer(&mut *out, &report)?;
@@ -244,6 +247,13 @@ fn read_map(path: &Path, of_image: &Map) -> anyhow::Result<Map> {
         .with_context(|| format!("cannot read map {}", path.display()))?;
     let map: Map = serde_json::from_str(&text)
         .with_context(|| format!("{} is no map written by --write-map", path.display()))?;
+    anyhow::ensure!(
+        map.schema == of_image.schema,
+        "map {} is of schema {}; this program reads schema {}",
+        path.display(),
+        map.schema,
+        of_image.schema
+    );
     anyhow::ensure!(
         map.run == of_image.run && map.places.len() == of_image.places.len(),
         "map {} is of run {}, the journal of run {}",
