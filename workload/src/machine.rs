@@ -1,5 +1,6 @@
 //! What this machine can give: asked before anything is allocated.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::units::Bytes;
@@ -55,21 +56,66 @@ impl MemorySize {
 }
 
 /// Memory that can be allocated without swapping: `MemAvailable` of `/proc/meminfo`, or what the
-/// control group still allows if that is less; `None` where the kernel does not say.
+/// control groups still allow if that is less; `None` where the kernel does not say.
 pub fn available_memory() -> Option<Bytes> {
     let machine = machine_memory()?;
-    Some(Bytes(machine.0.min(group_memory().unwrap_or(u64::MAX))))
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let allowed = group_memory(Path::new("/sys/fs/cgroup"), &groups);
+    Some(Bytes(machine.0.min(allowed.unwrap_or(u64::MAX))))
 }
 
-/// What `memory.max` leaves this process's control group (version 2).
-fn group_memory() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let read = |name: &str| -> Option<u64> {
-        let file = format!("/sys/fs/cgroup{path}/{name}");
-        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+/// How a version of control groups calls what it knows.
+struct GroupFiles {
+    limits: &'static [&'static str],
+    usage: &'static str,
+    /// Page cache in `memory.stat`: it makes room when it is asked to.
+    cache: [&'static str; 2],
+}
+
+const VERSION_1: GroupFiles = GroupFiles {
+    limits: &["memory.limit_in_bytes"],
+    usage: "memory.usage_in_bytes",
+    cache: ["total_inactive_file", "total_active_file"],
+};
+const VERSION_2: GroupFiles = GroupFiles {
+    // Above `high` a group is slowed until it is of no use.
+    limits: &["memory.max", "memory.high"],
+    usage: "memory.current",
+    cache: ["inactive_file", "active_file"],
+};
+
+/// The least that the control groups of a process leave, on the way from its own up to the root, in
+/// either version; `hierarchy` is where they are mounted, `groups` what `/proc/self/cgroup` says.
+fn group_memory(hierarchy: &Path, groups: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        match controllers {
+            "" => least(hierarchy, path, &VERSION_2),
+            some if some.split(',').any(|name| name == "memory") => {
+                least(&hierarchy.join("memory"), path, &VERSION_1)
+            }
+            _ => None,
+        }
     };
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    groups.lines().filter_map(of_line).min()
+}
+
+fn least(root: &Path, path: &str, files: &GroupFiles) -> Option<u64> {
+    let left = |group: &Path| -> Option<u64> {
+        let directory = root.join(group.strip_prefix("/").unwrap_or(group));
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
+        let number = |name: &str| -> Option<u64> { read(name)?.trim().parse().ok() };
+        let limit = files.limits.iter().filter_map(|name| number(name)).min()?;
+        let statistics = read("memory.stat").unwrap_or_default();
+        let cache = statistics.lines().filter_map(|line| {
+            let (name, bytes) = line.split_once(' ')?;
+            files.cache.contains(&name).then(|| bytes.parse::<u64>().ok()).flatten()
+        });
+        let used = number(files.usage)?.saturating_sub(cache.sum());
+        Some(limit.saturating_sub(used))
+    };
+    Path::new(path).ancestors().filter_map(left).min()
 }
 
 fn machine_memory() -> Option<Bytes> {
@@ -109,5 +155,32 @@ mod tests {
         let half = MemorySize::Percent(50.0).resolve().unwrap();
         assert!(half.0 > 0 && half.0.is_multiple_of(crate::PAGE_BYTES));
         assert!(require_memory(Bytes(1 << 50)).is_err());
+    }
+
+    /// C31, C32: the least limit on the way up counts, and page cache makes room.
+    #[test]
+    fn every_group_on_the_way_up_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |group: &str, files: &[(&str, &str)]| {
+            let path = dir.path().join(group);
+            std::fs::create_dir_all(&path).unwrap();
+            files.iter().for_each(|(name, text)| std::fs::write(path.join(name), text).unwrap());
+        };
+        let left = |groups: &str| group_memory(dir.path(), groups);
+        put(
+            "a",
+            &[("memory.max", "1000\n"), ("memory.high", "max\n"), ("memory.current", "300\n")],
+        );
+        put("a/b", &[("memory.max", "max\n"), ("memory.current", "200\n")]);
+        assert_eq!(left("0::/a/b\n"), Some(700), "the limit of the parent");
+        put("a/b", &[("memory.high", "400\n")]);
+        assert_eq!(left("0::/a/b\n"), Some(200), "high is a limit, too");
+        put("a/b", &[("memory.stat", "anon 20\ninactive_file 100\nactive_file 50\nshmem 9\n")]);
+        assert_eq!(left("0::/a/b\n"), Some(350), "page cache makes room");
+        let one = [("memory.limit_in_bytes", "500\n"), ("memory.usage_in_bytes", "450\n")];
+        put("memory/docker/x", &one);
+        let both = "5:cpu,cpuacct:/\n4:memory:/docker/x\n0::/a/b\n";
+        assert_eq!(left(both), Some(50), "version 1");
+        assert_eq!((left("0::/nowhere\n"), left("")), (None, None));
     }
 }

@@ -92,7 +92,9 @@ impl Outlet {
             OutletAddress::Serial(path) => open_serial(path).map(Link::Serial),
             OutletAddress::Udp(host) => Datagrams::open(host).map(Link::Udp),
             OutletAddress::Unix(path) => {
-                let socket = UnixDatagram::unbound().and_then(|s| {
+                // Whether somebody listens shows later; whether anybody can shows here.
+                let place = std::os::unix::net::SocketAddr::from_pathname(path);
+                let socket = place.and_then(|_| UnixDatagram::unbound()).and_then(|s| {
                     // A reader that does not keep up must not hold the guest.
                     s.set_nonblocking(true).map(|()| s)
                 });
@@ -332,5 +334,16 @@ mod tests {
     fn a_file_is_no_serial_port() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(open_serial(file.path()).is_err());
+    }
+
+    /// C35: a path that no socket can have loses every beat, and is refused before the first.
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused() {
+        let long = OutletAddress::Unix(format!("/tmp/{}", "x".repeat(130)).into());
+        let error = Outlet::open(&long).unwrap_err().to_string();
+        assert!(
+            error.contains("cannot open unix:/tmp/xxx") && error.contains("shorter"),
+            "{error}"
+        );
     }
 }
