@@ -240,6 +240,25 @@ fn journals_are_judged_by_themselves() {
     assert!(said.contains("ROLLBACK: writer 0 was at operation 200 and then at 150"), "{said}");
 }
 
+/// C30: what the error names does it.
+#[test]
+fn a_garbled_journal_is_read_by_collect() {
+    let files = files();
+    let whole = std::fs::read_to_string(&files.journal).unwrap();
+    let garbled = whole.replacen("\nE", "\n[    5.1] usb 1-1: new device\nE", 1);
+    let (from, to) = (files.directory.path().join("console"), files.directory.path().join("new"));
+    std::fs::write(&from, garbled).unwrap();
+    let verifier = |args: &[&std::path::Path]| {
+        told(Command::new(env!("CARGO_BIN_EXE_verifier")).args(args).output().unwrap())
+    };
+    let path = |p: &'static str| std::path::Path::new(p);
+    let (code, said) = verifier(&[path("journal"), &from]);
+    assert_eq!((code, said.contains("verifier collect --from")), (Some(2), true), "{said}");
+    let (_, said) = verifier(&[path("collect"), path("--from"), &from, path("--journal"), &to]);
+    let (code, judged) = verifier(&[path("journal"), &to]);
+    assert_eq!((code, judged.contains("PROVEN")), (Some(0), true), "{said} {judged}");
+}
+
 /// The caller's own thread does what others cannot be had for.
 #[test]
 #[cfg_attr(not(is_root), ignore = "SKIPPED: needs root")]

@@ -99,7 +99,7 @@ pub enum JournalError {
         line: usize,
     },
     /// A line that is not what was written.
-    #[error("journal {}: line {line} {what}; it was edited or is not a vmigrate journal", path.display())]
+    #[error("journal {}: line {line} {what}; it was edited, or is not a vmigrate journal, or is what came over a line that others write to: then `verifier collect --from {} --journal NEW` takes what is whole out of it", path.display(), path.display())]
     Edited {
         /// The journal.
         path: PathBuf,
@@ -521,6 +521,9 @@ mod tests {
         assert!(read_as("").contains("does not start"));
         assert!(read_as(&whole[whole.find("\nB").unwrap() + 1..]).contains("does not start"));
         assert!(read_as("hello\n").contains("has no fields"));
+        // C30: a console's messages between heartbeats.
+        let garbled = whole.replacen("\nB", "\n[    5.1] usb 1-1: new device\nB", 1);
+        assert!(read_as(&garbled).contains("verifier collect --from"));
     }
 
     /// B45, B48: a parser that takes what nobody wrote hides damage, or asks for memory that is not there.
