@@ -272,3 +272,29 @@ fn equal_copies_are_judged_once() {
     let (code, text) = judge(&twice, &memory.files.journal, &[]);
     assert_eq!(code, Some(0), "{text}");
 }
+
+/// C27: a file that somebody cuts while it is looked at is told, and no death by a signal.
+#[test]
+fn a_file_that_is_cut_while_it_is_looked_at_is_told() {
+    let memory = memory(files(), 13);
+    let many = memory.bytes.repeat(150);
+    for delay_ms in [50, 30, 20, 14, 10, 7, 5, 3] {
+        let image = memory.write("large", &many);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_verifier"));
+        command.arg("image").arg(&image).arg("--journal").arg(&memory.files.journal);
+        let child = command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+        std::fs::File::options().write(true).open(&image).unwrap().set_len(0).unwrap();
+        let (code, text) = told(child.wait_with_output().unwrap());
+        assert!(code.is_some(), "it died of a signal: {text}");
+        if text.contains("was cut by somebody else") {
+            assert_eq!(code, Some(2), "{text}");
+            return;
+        }
+    }
+    panic!("it was always sooner done than the file was cut");
+}

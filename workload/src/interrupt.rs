@@ -26,6 +26,13 @@ pub fn outlive_file_size_limit() {
     sys::ignore(libc::SIGXFSZ);
 }
 
+/// Makes the end of a file that is being looked at, cut off meanwhile by somebody else, the end of this
+/// program with a sentence and the exit code for bad input, and not a SIGBUS without a word. For programs
+/// that own no guest.
+pub fn explain_cut_files() {
+    sys::explain_bus_errors();
+}
+
 /// How many times the user asked us to stop.
 pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
@@ -67,6 +74,24 @@ mod sys {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    extern "C" fn cut(_: libc::c_int) {
+        const TEXT: &[u8] =
+            b"a file that is being looked at was cut by somebody else: nothing can be said \
+of it; look again when it is at rest\n";
+        // SAFETY: both calls may be made in a handler; the text is constant.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+            libc::_exit(crate::exit::USAGE.into());
+        }
+    }
+
+    pub(super) fn explain_bus_errors() {
+        let handler: extern "C" fn(libc::c_int) = cut;
+        // SAFETY: the handler is of the kind without SA_SIGINFO, makes two calls that may be made at any
+        // moment, and does not return to the instruction that failed.
+        unsafe { libc::signal(libc::SIGBUS, handler as libc::sighandler_t) };
     }
 
     pub(super) fn ignore(signal: libc::c_int) {

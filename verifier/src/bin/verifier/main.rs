@@ -45,6 +45,7 @@ enum Command {
 
 fn main() -> ExitCode {
     interrupt::outlive_file_size_limit();
+    interrupt::explain_cut_files();
     let result = match Cli::parse().command {
         Command::Scan(args) => scan::run(&args),
         Command::Manifest(args) => compare::manifest(&args),
