@@ -224,7 +224,12 @@ impl JournalWriter {
             *sent = Instant::now();
         }
         let beat = Beat { number, journal_ns: realtime_ns(), ..*beat };
-        Ok(self.outlet.send(&sealed(&text(self.run, &beat)))?)
+        let line = sealed(&text(self.run, &beat));
+        match beat.motion {
+            Motion::Running => self.outlet.send(&line)?,
+            Motion::AtRest => self.outlet.send_last(&line)?,
+        }
+        Ok(())
     }
 
     /// Beats that the link is known not to have taken.

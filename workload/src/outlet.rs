@@ -1,17 +1,23 @@
 //! How heartbeats leave a guest: a file or pipe, a serial line, UDP, a Unix socket.
 //!
 //! Files and pipes are to take every line; a link may lose some. What is lost there is seen from the
-//! numbers of the lines that arrive, so a guest never fails because nobody listens. Lines stand
-//! alone: of one that a full disk took in part nothing is left.
+//! numbers of the lines that arrive, so a guest never fails because nobody listens. No reader holds
+//! a guest: a pipe or a port that is full loses lines, and they are counted. Lines stand alone: of
+//! one that a full disk took in part nothing is left, and of one that a pipe took in part the rest
+//! goes before anything else.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 /// Why a way out could not be used.
@@ -78,7 +84,8 @@ pub(crate) struct Outlet {
 #[derive(Debug)]
 enum Link {
     File(File),
-    Serial(File),
+    Pipe(Stream),
+    Serial(Stream),
     Udp(Datagrams),
     Unix { socket: UnixDatagram, path: PathBuf },
 }
@@ -86,10 +93,11 @@ enum Link {
 impl Outlet {
     pub(crate) fn open(address: &OutletAddress) -> Result<Self, OutletError> {
         let link = match address {
+            OutletAddress::File(path) if is_pipe(path) => Stream::pipe(path).map(Link::Pipe),
             OutletAddress::File(path) => {
                 File::options().append(true).create(true).open(path).map(Link::File)
             }
-            OutletAddress::Serial(path) => open_serial(path).map(Link::Serial),
+            OutletAddress::Serial(path) => open_serial(path).and_then(Stream::of).map(Link::Serial),
             OutletAddress::Udp(host) => Datagrams::open(host).map(Link::Udp),
             OutletAddress::Unix(path) => {
                 // Whether somebody listens shows later; whether anybody can shows here.
@@ -115,7 +123,7 @@ impl Outlet {
         }
     }
 
-    /// Whether a line may get lost without an error.
+    /// Whether a line may get lost on its way to whoever reads it.
     pub(crate) fn may_lose(&self) -> bool {
         !matches!(self.link, Link::File(_))
     }
@@ -123,6 +131,15 @@ impl Outlet {
     /// Lines that the link did not take.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Sends one line, if need be after waiting for a reader who is slow: for the last words of a
+    /// run. All of them together wait for [`PATIENCE_MAX`] at most.
+    pub(crate) fn send_last(&mut self, line: &str) -> Result<(), OutletError> {
+        if let Link::Pipe(stream) | Link::Serial(stream) = &mut self.link {
+            stream.wait_for_room();
+        }
+        self.send(line)
     }
 
     /// Sends one line in one piece.
@@ -133,7 +150,10 @@ impl Outlet {
                 return write_line(file, bytes, &mut self.torn)
                     .map_err(|e| failed(&self.address, "write", e));
             }
-            Link::Serial(file) => file.write_all(bytes),
+            Link::Pipe(stream) => {
+                return stream.send(bytes).map_err(|e| failed(&self.address, "write", e));
+            }
+            Link::Serial(stream) => stream.send(bytes),
             Link::Udp(datagrams) => datagrams.send(bytes),
             Link::Unix { socket, path } => socket.send_to(bytes, path).map(drop),
         };
@@ -141,6 +161,90 @@ impl Outlet {
         self.refused += u64::from(sent.is_err());
         Ok(())
     }
+}
+
+/// Bytes to a reader who may be slow, or not there: whoever writes never waits.
+#[derive(Debug)]
+struct Stream {
+    file: File,
+    /// The rest of a line that was taken in part.
+    rest: Vec<u8>,
+    /// How long it will still be waited for a reader.
+    patience: Duration,
+}
+
+/// Longest time that the last words of a run wait for a reader.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+
+impl Stream {
+    /// A pipe by its name. Opened for both directions, which needs no reader: one may come later.
+    fn pipe(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).write(true).custom_flags(flags).open(path)?;
+        Ok(Self { file, rest: Vec::new(), patience: PATIENCE_MAX })
+    }
+
+    fn of(file: File) -> io::Result<Self> {
+        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::NONBLOCK)?;
+        Ok(Self { file, rest: Vec::new(), patience: PATIENCE_MAX })
+    }
+
+    /// Waits until something is taken, while there is patience.
+    fn wait_for_room(&mut self) {
+        while !self.patience.is_zero() {
+            let rest = std::mem::take(&mut self.rest);
+            let taken = self.take(&rest).unwrap_or(0);
+            self.rest = rest[taken..].to_vec();
+            let begin = Instant::now();
+            let mut room = [PollFd::new(&self.file, PollFlags::OUT)];
+            let limit = Timespec::try_from(self.patience).ok();
+            let ready = poll(&mut room, limit.as_ref()).unwrap_or(0) > 0;
+            self.patience = self.patience.saturating_sub(begin.elapsed());
+            if ready && self.rest.is_empty() {
+                break;
+            }
+        }
+    }
+
+    /// Sends a line whole, at once or its rest before the next one; or nothing of it.
+    fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.rest);
+        let taken = self.take(&rest)?;
+        self.rest = rest[taken..].to_vec();
+        if !self.rest.is_empty() {
+            return Err(nobody_reads());
+        }
+        match self.take(line)? {
+            0 => Err(nobody_reads()),
+            taken => {
+                self.rest = line[taken..].to_vec();
+                Ok(())
+            }
+        }
+    }
+
+    /// How many of the bytes were taken without waiting.
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.file.write(&bytes[taken..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(0) => break,
+                Ok(more) => taken += more,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn nobody_reads() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "it is full: nobody reads it, or not fast enough")
+}
+
+fn is_pipe(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 /// Writes a line whole, or nothing of it where the file allows that; what remains torn is ended
@@ -334,6 +438,52 @@ mod tests {
     fn a_file_is_no_serial_port() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(open_serial(file.path()).is_err());
+    }
+
+    /// C23: a pipe without a reader is opened, takes what it holds, and then says so; whoever reads
+    /// later gets whole lines.
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let mut outlet = Outlet::open(&OutletAddress::File(path.clone())).unwrap();
+        let line = |number: u64| format!("{number:0>76}\n");
+        let taken =
+            (0..2000).take_while(|number| outlet.send(&line(*number)).is_ok()).count() as u64;
+        assert!((100..2000).contains(&taken), "{taken}");
+        let error = outlet.send(&line(taken)).unwrap_err().to_string();
+        assert!(error.contains("nobody reads it"), "{error}");
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let mut reader = File::options().read(true).custom_flags(flags).open(&path).unwrap();
+        let mut text = vec![0; 1 << 20];
+        let first = io::Read::read(&mut reader, &mut text).unwrap();
+        outlet.send(&line(9999)).unwrap();
+        let second = io::Read::read(&mut reader, &mut text[first..]).unwrap();
+        let wanted: String = (0..taken).chain([9999]).map(line).collect();
+        assert_eq!(String::from_utf8_lossy(&text[..first + second]), wanted);
+        // The last words of all writers together wait for a moment, and not for ever.
+        (0..2000).any(|number| outlet.send(&line(number)).is_err());
+        let begin = Instant::now();
+        (0..50).for_each(|_| assert!(outlet.send_last(&line(0)).is_err()));
+        assert!(begin.elapsed() >= PATIENCE_MAX, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < PATIENCE_MAX * 5, "{:?}", begin.elapsed());
+    }
+
+    /// C23: a terminal whose other end is not read.
+    #[test]
+    fn a_serial_port_that_nobody_reads_holds_nobody() {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&host).unwrap();
+        unlockpt(&host).unwrap();
+        let name = ptsname(&host, Vec::new()).unwrap().into_string().unwrap();
+        let mut outlet = Outlet::open(&OutletAddress::Serial(name.into())).unwrap();
+        for number in 0..5000 {
+            outlet.send(&format!("{number:0>76}\n")).unwrap();
+        }
+        assert!((1..5000).contains(&outlet.refused()), "{}", outlet.refused());
     }
 
     /// C35: a path that no socket can have loses every beat, and is refused before the first.

@@ -127,3 +127,21 @@ fn what_was_not_measured_is_a_dash() {
         false => assert!(!line("service").contains('-'), "{told}"),
     }
 }
+
+/// C23: a pipe that nobody reads: the run lasts as long as it was to, and says what was not taken.
+#[test]
+fn heartbeats_that_nobody_reads_hold_no_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let lines = ["--heartbeat-interval", "1ms", "--writers", "8", "--json", "--heartbeat"];
+    let arguments = [&SMALL[..], &lines].concat();
+    // Killed after ten seconds, which is another exit code than the one that is looked for.
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "10", WORKLOAD]).args(arguments).arg(&pipe);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(told.contains("heartbeats") && told.contains("nobody reads it"), "{told}");
+    assert!(!told.contains("\"heartbeats_refused\":0"), "{told}");
+}
