@@ -82,6 +82,9 @@ pub struct Evidence {
     /// How far the guest's clock fell behind the journal's at most, from one beat of an epoch to
     /// the next, in milliseconds: it stood still while the guest did, so the guest felt no gap.
     pub clock_stopped_ms: f64,
+    /// Another run that began where this one was heard, by its id: of what came after, and of memory,
+    /// this journal proves nothing.
+    pub followed_by: Option<String>,
 }
 
 /// A window in which the link lost heartbeats.
@@ -122,6 +125,7 @@ pub fn judge(journal: &Journal) -> Evidence {
         longest_gap_ms: longest_gap_ns as f64 / 1e6,
         lost: lost(&beats, journal),
         clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
+        followed_by: journal.followed_by.map(|run| run.to_string()),
     }
 }
 
@@ -332,7 +336,7 @@ impl Evidence {
     pub fn verdict(&self) -> Verdict {
         if !self.breaches.is_empty() {
             Verdict::Wrong
-        } else if !self.idle_writers().is_empty() {
+        } else if !self.idle_writers().is_empty() || self.followed_by.is_some() {
             Verdict::Inconclusive
         } else {
             Verdict::Proven
@@ -366,7 +370,19 @@ mod tests {
                 workload: "stream".parse().unwrap(),
             },
             beats: beats.iter().enumerate().map(beat).collect(),
+            followed_by: None,
         }
+    }
+
+    #[test]
+    fn another_run_makes_a_journal_inconclusive_and_a_breach_stays_wrong() {
+        let mut followed = journal(&[(0, 0), (0, 5), (0, 9)]);
+        assert_eq!(judge(&followed).verdict(), Verdict::Proven);
+        followed.followed_by = Some(RunId(2));
+        assert_eq!(judge(&followed).verdict(), Verdict::Inconclusive);
+        let mut rollback = journal(&[(0, 0), (0, 9), (1, 7)]);
+        rollback.followed_by = Some(RunId(2));
+        assert_eq!(judge(&rollback).verdict(), Verdict::Wrong);
     }
 
     #[test]

@@ -259,6 +259,46 @@ fn a_garbled_journal_is_read_by_collect() {
     assert_eq!((code, judged.contains("PROVEN")), (Some(0), true), "{said} {judged}");
 }
 
+/// C18: a guest reboots under one collector. What its second life left in memory is not proven by
+/// what was heard of the first.
+#[test]
+fn a_guest_that_starts_again_is_another_run() {
+    let second = files_of("stream", RunId(10), 5);
+    let (console, collected) =
+        (second.directory.path().join("console"), second.directory.path().join("collected"));
+    let spec = workload::journal::Journal::read(&second.journal).unwrap().spec;
+    let mut first = JournalWriter::create(&console, RunId(9), &spec).unwrap();
+    for watermarks in [[0, 0], [5, 5]] {
+        beat(&Watermarks::new(&watermarks), 0, Motion::Running, &mut first);
+    }
+    let verifier = |words: &str| {
+        let place = |word: &str| match word {
+            "CONSOLE" => console.clone(),
+            "COLLECTED" => collected.clone(),
+            "REGION" => second.region.clone(),
+            word => word.into(),
+        };
+        let arguments = words.split(' ').map(place);
+        told(Command::new(env!("CARGO_BIN_EXE_verifier")).args(arguments).output().unwrap())
+    };
+    let collect = "collect --from CONSOLE --journal COLLECTED";
+    let judge = ["journal COLLECTED", "scan REGION --journal COLLECTED"];
+    let (code, said) = verifier(collect);
+    assert_eq!(code, Some(0), "{said}");
+    for words in judge {
+        let (code, said) = verifier(words);
+        assert_eq!(code, Some(0), "{words}: {said}");
+    }
+    let both =
+        [&console, &second.journal].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+    std::fs::write(&console, both).unwrap();
+    for words in [collect].iter().chain(&judge) {
+        let (code, said) = verifier(words);
+        assert_eq!(code, Some(4), "{words}: {said}");
+        assert!(said.contains("run 000000000000000a began"), "{words}: {said}");
+    }
+}
+
 /// The caller's own thread does what others cannot be had for.
 #[test]
 #[cfg_attr(not(is_root), ignore = "SKIPPED: needs root")]

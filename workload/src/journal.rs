@@ -1,7 +1,7 @@
 //! The journal: heartbeats on another machine than the one being moved, one line of text each.
 //!
 //! ```text
-//! S <run> <workload spec as JSON> <sum>                               start of a run, on each host
+//! S <run> <workload spec as JSON> <sum>          start of a run, on each host; of another run: its end
 //! B <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       a heartbeat
 //! E <run> <epoch> <number> <writer> <watermark> <guest ns> <journal ns> <sum>       at rest here
 //! ```
@@ -263,6 +263,7 @@ fn sealed(text: &str) -> String {
 pub struct Collector {
     file: Outlet,
     run: Option<RunId>,
+    other: Option<RunId>,
     /// Beats written.
     pub beats: u64,
     /// Lines dropped: garbled, of another run, or before the run's description.
@@ -276,6 +277,9 @@ pub enum Collected {
     Start(RunId),
     /// A beat, now in the journal.
     Beat(Beat),
+    /// The description of another run, for the first time: the guest started again, or another one
+    /// beats into the same link. The journal says so; it takes no beat of that run.
+    OtherRun(RunId),
     /// Nothing that belongs into the journal.
     Dropped,
 }
@@ -288,7 +292,7 @@ impl Collector {
     pub fn create(journal: &Path) -> Result<Self, JournalError> {
         let mut file = Outlet::open(&OutletAddress::File(journal.to_owned()))?;
         file.truncate()?;
-        Ok(Self { file, run: None, beats: 0, dropped: 0 })
+        Ok(Self { file, run: None, other: None, beats: 0, dropped: 0 })
     }
 
     /// Takes a line as it came, without its end.
@@ -305,6 +309,11 @@ impl Collector {
                 Ok(Collected::Start(run))
             }
             (Ok((run, Content::Start(_))), Some(known)) if run == known => Ok(Collected::Dropped),
+            (Ok((run, Content::Start(spec))), Some(_)) if self.other.is_none() => {
+                self.other = Some(run);
+                self.file.send(&start_line(run, &spec))?;
+                Ok(Collected::OtherRun(run))
+            }
             (Ok((run, Content::Beat(beat))), Some(known)) if run == known => {
                 let beat = Beat { journal_ns: realtime_ns(), ..beat };
                 self.file.send(&sealed(&text(run, &beat)))?;
@@ -332,6 +341,8 @@ pub struct Journal {
     pub spec: WorkloadSpec,
     /// The beats, in the order in which they were written.
     pub beats: Vec<Beat>,
+    /// Another run that began where this one was heard: what is in memory may be that one's.
+    pub followed_by: Option<RunId>,
 }
 
 impl Journal {
@@ -364,12 +375,16 @@ impl Journal {
             let (run, content) = parse_line(text).map_err(edited)?;
             match (&mut journal, content) {
                 (None, Content::Start(spec)) => {
-                    journal = Some(Self { run, spec: *spec, beats: Vec::new() });
+                    let (beats, followed_by) = (Vec::new(), None);
+                    journal = Some(Self { run, spec: *spec, beats, followed_by });
                 }
                 (None, Content::Beat(_)) => {
                     return Err(JournalError::NoStart { path: path.to_owned() });
                 }
-                (Some(journal), _) if journal.run != run => {
+                (Some(journal), Content::Start(_)) if journal.run != run => {
+                    journal.followed_by.get_or_insert(run);
+                }
+                (Some(journal), Content::Beat(_)) if journal.run != run => {
                     return Err(JournalError::OtherRun {
                         path: path.to_owned(),
                         line: number,
@@ -509,6 +524,40 @@ mod tests {
         assert_eq!((collector.beats, collector.dropped), (2, 5));
         let journal = Journal::read(&collected).unwrap();
         assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    /// C18: a guest that starts again is another run; the journal of the first says that it began, and
+    /// has none of its beats.
+    #[test]
+    fn another_run_ends_what_a_journal_knows() {
+        let (dir, path) = written();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let spec = Journal::read(&path).unwrap().spec;
+        let again = [
+            start_line(RunId(2), &spec),
+            whole.replace("B 0000000000000001", "B 0000000000000002"),
+        ];
+        let collected = dir.path().join("collected");
+        let mut collector = Collector::create(&collected).unwrap();
+        for line in whole.lines() {
+            collector.line(line).unwrap();
+        }
+        assert_eq!(Journal::read(&collected).unwrap().followed_by, None);
+        let second = start_line(RunId(2), &spec);
+        assert_eq!(
+            collector.line(&second[..second.len() - 1]).unwrap(),
+            Collected::OtherRun(RunId(2))
+        );
+        for line in again.concat().lines() {
+            assert_eq!(collector.line(line).unwrap(), Collected::Dropped, "{line}");
+        }
+        let journal = Journal::read(&collected).unwrap();
+        assert_eq!((journal.run, journal.beats.len()), (RunId(1), 3));
+        assert_eq!(journal.followed_by, Some(RunId(2)));
+        // Two journals in one file are still no journal.
+        let beat = sealed("B 0000000000000002 0 0 0 0 5 5");
+        std::fs::write(&path, format!("{whole}{second}{beat}")).unwrap();
+        assert!(matches!(Journal::read(&path), Err(JournalError::OtherRun { line: 6, .. })));
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let mut resting = std::collections::HashSet::new();
     let mut writers = None;
     let mut reader = Reader::There;
+    let mut others = false;
     loop {
         match next().context("the link failed")? {
             Arrived::End => break,
@@ -91,6 +92,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
                         Motion::AtRest => resting.insert(beat.writer),
                         Motion::Running => resting.remove(&beat.writer),
                     };
+                }
+                Collected::OtherRun(run) => {
+                    others = true;
+                    say!(
+                        "verifier: run {run} began: the guest started again, or another one beats into \
+                         this link; its heartbeats are not collected (collect them into a journal of \
+                         their own)"
+                    );
                 }
                 Collected::Dropped => {
                     // What else the guest has to say, such as answers to commands.
@@ -111,7 +120,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         args.journal.display(),
         collector.dropped
     );
-    Ok(if writers.is_some() { Verdict::Proven } else { Verdict::Inconclusive })
+    Ok(if writers.is_some() && !others { Verdict::Proven } else { Verdict::Inconclusive })
 }
 
 fn open(inlet: &Inlet) -> anyhow::Result<Lines> {

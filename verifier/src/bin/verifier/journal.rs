@@ -15,6 +15,7 @@ use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
 
 use crate::scan::read_journal;
+use crate::show::notes;
 
 /// Gaps shown as text; JSON has all of them.
 const GAPS_SHOWN: usize = 20;
@@ -112,8 +113,8 @@ fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::R
             )?,
         }
     }
-    for breach in &evidence.breaches {
-        writeln!(out, "{breach}")?;
+    for note in notes(evidence) {
+        writeln!(out, "{note}")?;
     }
     writeln!(out, "longest gap {:.1} ms: {verdict}", evidence.longest_gap_ms)
 }

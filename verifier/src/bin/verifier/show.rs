@@ -53,6 +53,12 @@ pub(crate) fn notes(evidence: &Evidence) -> Vec<String> {
     for writer in evidence.idle_writers() {
         notes.push(format!("writer {writer} was never seen to advance"));
     }
+    if let Some(run) = &evidence.followed_by {
+        notes.push(format!(
+            "run {run} began where this one was heard: the guest started again, or another one beats \
+             into the same link; collect each run into a journal of its own"
+        ));
+    }
     notes
 }
 
