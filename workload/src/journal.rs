@@ -351,61 +351,138 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] names the first line that cannot be trusted.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
-        let file = File::open(path).map_err(io_error(path, "open"))?;
-        let mut reader = BufReader::new(file);
-        let mut journal: Option<Self> = None;
-        let mut line = String::new();
-        for number in 1.. {
-            line.clear();
-            let read = reader
-                .by_ref()
-                .take(LINE_BYTES_MAX)
-                .read_line(&mut line)
-                .map_err(io_error(path, "read"))?;
-            if read == 0 {
-                break;
+        let mut reader = JournalReader::open(path)?;
+        reader.read_more()?;
+        reader.finish()
+    }
+
+    /// Takes one line that stands behind what is here.
+    fn add(&mut self, run: RunId, content: Content) -> Result<(), Refused> {
+        match content {
+            Content::Start(_) if run != self.run => {
+                self.followed_by.get_or_insert(run);
             }
-            let edited = |what| JournalError::Edited { path: path.to_owned(), line: number, what };
-            let Some(text) = line.strip_suffix('\n') else {
-                return Err(match read as u64 {
-                    LINE_BYTES_MAX => edited("is too long"),
-                    _ => JournalError::Cut { path: path.to_owned(), line: number },
-                });
-            };
-            let (run, content) = parse_line(text).map_err(edited)?;
-            match (&mut journal, content) {
-                (None, Content::Start(spec)) => {
-                    let (beats, followed_by) = (Vec::new(), None);
-                    journal = Some(Self { run, spec: *spec, beats, followed_by });
-                }
-                (None, Content::Beat(_)) => {
-                    return Err(JournalError::NoStart { path: path.to_owned() });
-                }
-                (Some(journal), Content::Start(_)) if journal.run != run => {
-                    journal.followed_by.get_or_insert(run);
-                }
-                (Some(journal), Content::Beat(_)) if journal.run != run => {
-                    return Err(JournalError::OtherRun {
-                        path: path.to_owned(),
-                        line: number,
-                        found: run,
-                        expected: journal.run,
-                    });
-                }
-                // Each host that the guest reaches describes the run.
-                (Some(journal), Content::Start(spec)) if journal.spec == *spec => {}
-                (Some(_), Content::Start(_)) => {
-                    return Err(edited("describes the run in another way"));
-                }
-                (Some(journal), Content::Beat(beat)) => {
-                    if beat.writer >= journal.spec.writers {
-                        return Err(edited("names a writer that the run does not have"));
-                    }
-                    journal.beats.push(beat);
-                }
+            Content::Beat(_) if run != self.run => {
+                return Err(Refused::OtherRun { found: run, expected: self.run });
+            }
+            // Each host that the guest reaches describes the run.
+            Content::Start(spec) if self.spec == *spec => {}
+            Content::Start(_) => return Err(Refused::Edited("describes the run in another way")),
+            Content::Beat(beat) if beat.writer >= self.spec.writers => {
+                return Err(Refused::Edited("names a writer that the run does not have"));
+            }
+            Content::Beat(beat) => self.beats.push(beat),
+        }
+        Ok(())
+    }
+}
+
+/// Why a line is not taken.
+enum Refused {
+    Edited(&'static str),
+    NoStart,
+    OtherRun { found: RunId, expected: RunId },
+}
+
+/// Reads a journal that may be growing: each line once.
+#[derive(Debug)]
+pub struct JournalReader {
+    path: PathBuf,
+    file: BufReader<File>,
+    journal: Option<Journal>,
+    /// Bytes read, with those of [`JournalReader::line`].
+    read: u64,
+    lines: usize,
+    /// The start of a line whose end is not there yet.
+    line: Vec<u8>,
+}
+
+impl JournalReader {
+    /// Opens a journal, which may still be empty.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let file = BufReader::new(File::open(path).map_err(io_error(path, "open"))?);
+        let (path, line) = (path.to_owned(), Vec::new());
+        Ok(Self { path, file, journal: None, read: 0, lines: 0, line })
+    }
+
+    /// Reads and checks what has been added; a line without an end waits for it.
+    ///
+    /// # Errors
+    /// [`JournalError`] names the first line that cannot be trusted.
+    pub fn read_more(&mut self) -> Result<(), JournalError> {
+        loop {
+            let rest = LINE_BYTES_MAX - self.line.len() as u64;
+            let read = self.file.by_ref().take(rest).read_until(b'\n', &mut self.line);
+            self.read += read.map_err(io_error(&self.path, "read"))? as u64;
+            if self.line.last() != Some(&b'\n') {
+                return match self.line.len() as u64 {
+                    LINE_BYTES_MAX => Err(self.refused(Refused::Edited("is too long"))),
+                    _ => self.has_not_shrunk(),
+                };
+            }
+            self.take_line().map_err(|refused| self.refused(refused))?;
+            self.lines += 1;
+            self.line.clear();
+        }
+    }
+
+    /// What has been read so far; `None` before the run's description.
+    pub fn so_far(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// All that was read, if it ends with a whole line.
+    ///
+    /// # Errors
+    /// It is cut, or empty.
+    pub fn finish(self) -> Result<Journal, JournalError> {
+        match self.journal {
+            _ if !self.line.is_empty() => {
+                Err(JournalError::Cut { path: self.path, line: self.lines + 1 })
+            }
+            Some(journal) => Ok(journal),
+            None => Err(JournalError::NoStart { path: self.path }),
+        }
+    }
+
+    fn take_line(&mut self) -> Result<(), Refused> {
+        let text = &self.line[..self.line.len() - 1];
+        let text = std::str::from_utf8(text).map_err(|_| Refused::Edited("is no text"))?;
+        let (run, content) = parse_line(text).map_err(Refused::Edited)?;
+        match (&mut self.journal, content) {
+            (Some(journal), content) => journal.add(run, content),
+            (None, Content::Start(spec)) => {
+                let (beats, followed_by) = (Vec::new(), None);
+                self.journal = Some(Journal { run, spec: *spec, beats, followed_by });
+                Ok(())
+            }
+            (None, Content::Beat(_)) => Err(Refused::NoStart),
+        }
+    }
+
+    /// Whoever empties a file that is followed would else be waited for without end.
+    fn has_not_shrunk(&self) -> Result<(), JournalError> {
+        let metadata = self.file.get_ref().metadata().map_err(io_error(&self.path, "look at"))?;
+        match metadata.is_file() && metadata.len() < self.read {
+            true => {
+                Err(self.refused(Refused::Edited("is gone: the file was cut while it was read")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn refused(&self, why: Refused) -> JournalError {
+        let (path, line) = (self.path.clone(), self.lines + 1);
+        match why {
+            Refused::Edited(what) => JournalError::Edited { path, line, what },
+            Refused::NoStart => JournalError::NoStart { path },
+            Refused::OtherRun { found, expected } => {
+                JournalError::OtherRun { path, line, found, expected }
             }
         }
-        journal.ok_or_else(|| JournalError::NoStart { path: path.to_owned() })
     }
 }
 
@@ -524,6 +601,30 @@ mod tests {
         assert_eq!((collector.beats, collector.dropped), (2, 5));
         let journal = Journal::read(&collected).unwrap();
         assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    /// C28: whoever follows a journal reads each line once, however it arrives.
+    #[test]
+    fn a_journal_that_grows_is_read_once() {
+        let (dir, path) = written();
+        let whole = std::fs::read(&path).unwrap();
+        let growing = dir.path().join("growing");
+        std::fs::write(&growing, "").unwrap();
+        let mut file = File::options().append(true).open(&growing).unwrap();
+        let mut reader = JournalReader::open(&growing).unwrap();
+        for byte in &whole {
+            std::io::Write::write_all(&mut file, &[*byte]).unwrap();
+            reader.read_more().unwrap();
+        }
+        assert_eq!((reader.read, reader.lines), (whole.len() as u64, 4));
+        assert_eq!(reader.so_far().unwrap().beats, Journal::read(&path).unwrap().beats);
+        std::io::Write::write_all(&mut file, &[255, b'\n']).unwrap();
+        assert!(reader.read_more().unwrap_err().to_string().contains("line 5 is no text"));
+        let mut reader = JournalReader::open(&path).unwrap();
+        reader.read_more().unwrap();
+        std::fs::write(&path, &whole[..9]).unwrap();
+        let error = reader.read_more().unwrap_err().to_string();
+        assert!(error.contains("line 5 is gone: the file was cut"), "{error}");
     }
 
     /// C18: a guest that starts again is another run; the journal of the first says that it began, and

@@ -1,15 +1,15 @@
 //! `verifier journal` and `verifier watch`: what the heartbeats say by themselves.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use verifier::evidence;
+use verifier::evidence::{self, Breach, Gap};
 use verifier::report::{JournalReport, SCHEMA};
 use verifier::verdict::Verdict;
 use workload::interrupt;
-use workload::journal::Journal;
+use workload::journal::{Journal, JournalReader, RunId};
 use workload::say;
 use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
@@ -122,52 +122,99 @@ fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::R
 /// Follows a journal: a line a second, and each gap and breach as it is seen.
 pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
     interrupt::install()?;
-    let (mut seen_gaps, mut seen_breaches) = (0, 0);
+    let mut reader = JournalReader::open(&args.journal)?;
+    let mut watched = Watched::default();
     let mut shown = Instant::now();
     loop {
-        let journal = follow(&args.journal)?;
-        let evidence = evidence::judge(&journal);
-        let gaps = evidence::gaps(&journal, args.gap);
-        let over = evidence.at_rest() || interrupt::count() > 0;
+        reader.read_more()?;
+        let interrupted = interrupt::count() > 0;
+        let Some(journal) = reader.so_far() else {
+            // It may not have been started yet.
+            anyhow::ensure!(!interrupted, "{} holds no run yet", args.journal.display());
+            std::thread::sleep(PAUSE_MIN);
+            continue;
+        };
+        let begin = Instant::now();
+        watched.judge(journal, args.gap);
+        let cost = begin.elapsed();
+        let over = watched.at_rest || interrupted;
         let due = over || shown.elapsed() >= Duration::from_secs(1);
-        let reader = say::report("verifier", |out| {
-            for gap in &gaps[seen_gaps.min(gaps.len())..] {
-                writeln!(out, "{gap}")?;
-            }
-            for breach in &evidence.breaches[seen_breaches.min(evidence.breaches.len())..] {
-                writeln!(out, "{breach}")?;
-            }
-            if due {
-                let (operations, beats) = (evidence.watermarks(), journal.beats.len());
-                writeln!(out, "operations {operations:?}, {beats} beats")?;
-            }
-            if over {
-                writeln!(out, "{}", evidence.verdict())?;
-            }
-            Ok(())
-        });
+        let reader = say::report("verifier", |out| watched.print(out, due, over));
         // Whoever watched is gone: there is nothing left to do but to say what was seen.
         if over || reader == Reader::Gone {
-            return Ok(evidence.verdict());
+            return Ok(watched.verdict);
         }
-        (seen_gaps, seen_breaches) = (gaps.len(), evidence.breaches.len());
         if due {
             shown = Instant::now();
         }
-        std::thread::sleep(Duration::from_millis(100));
+        // A long history takes long to judge: a tenth of a core is enough for a look.
+        std::thread::sleep((cost * 9).clamp(PAUSE_MIN, PAUSE_MAX));
     }
 }
 
-/// A journal that may not have been started yet.
-fn follow(path: &Path) -> anyhow::Result<Journal> {
-    loop {
-        match read_journal(path) {
-            Err(workload::journal::JournalError::NoStart { .. })
-                if path.metadata().is_ok_and(|m| m.len() == 0) && interrupt::count() == 0 =>
-            {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            other => return Ok(other?),
+/// Time between two looks at a journal that grows.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What is known of a journal that is followed.
+struct Watched {
+    beats: usize,
+    followed_by: Option<RunId>,
+    operations: Vec<u64>,
+    at_rest: bool,
+    verdict: Verdict,
+    gaps: Vec<Gap>,
+    breaches: Vec<Breach>,
+    gaps_said: usize,
+    breaches_said: usize,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            beats: 0,
+            followed_by: None,
+            operations: Vec::new(),
+            at_rest: false,
+            verdict: Verdict::Inconclusive,
+            gaps: Vec::new(),
+            breaches: Vec::new(),
+            gaps_said: 0,
+            breaches_said: 0,
+        }
+    }
+}
+
+impl Watched {
+    /// Judges the journal again, if it has grown.
+    fn judge(&mut self, journal: &Journal, gap: Duration) {
+        if (journal.beats.len(), journal.followed_by) == (self.beats, self.followed_by) {
+            return;
+        }
+        self.followed_by = journal.followed_by;
+        let evidence = evidence::judge(journal);
+        self.beats = journal.beats.len();
+        (self.operations, self.at_rest) = (evidence.watermarks(), evidence.at_rest());
+        self.verdict = evidence.verdict();
+        self.gaps = evidence::gaps(journal, gap);
+        self.breaches = evidence.breaches;
+    }
+
+    /// Says what is new; and how far the run is, if that is due.
+    fn print(&mut self, out: &mut Out, due: bool, over: bool) -> std::io::Result<()> {
+        for gap in self.gaps.iter().skip(self.gaps_said) {
+            writeln!(out, "{gap}")?;
+        }
+        for breach in self.breaches.iter().skip(self.breaches_said) {
+            writeln!(out, "{breach}")?;
+        }
+        (self.gaps_said, self.breaches_said) = (self.gaps.len(), self.breaches.len());
+        if due {
+            writeln!(out, "operations {:?}, {} beats", self.operations, self.beats)?;
+        }
+        match over {
+            true => writeln!(out, "{}", self.verdict),
+            false => Ok(()),
         }
     }
 }
