@@ -96,7 +96,10 @@ impl Control {
         let (sender, incoming) = sync_channel(QUEUE);
         std::thread::Builder::new().name("control".into()).spawn(move || {
             for line in bounded_lines(source) {
-                if !line.trim().is_empty() && sender.send(line.parse()).is_err() {
+                if line.trim().is_empty() || is_ours(&line) {
+                    continue;
+                }
+                if sender.send(line.parse()).is_err() {
                     break;
                 }
             }
@@ -205,6 +208,15 @@ fn bounded_lines(mut source: Box<dyn BufRead + Send>) -> impl Iterator<Item = St
     })
 }
 
+/// Whether a line is what we said ourselves: a terminal at the other end may echo it. An answer to it
+/// would be echoed as well, and so on.
+fn is_ours(line: &str) -> bool {
+    let line = line.trim_start();
+    let beat = |rest: &str| rest.bytes().take(16).filter(u8::is_ascii_hexdigit).count() == 16;
+    let said = ["B ", "E ", "S "].iter().find_map(|start| line.strip_prefix(start));
+    line.starts_with("# ") || said.is_some_and(beat)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +228,26 @@ mod tests {
         assert_eq!("rate 5MB/s".parse(), Ok(Command::Rate("5MB/s".parse().unwrap())));
         for bad in ["rate", "rate x", "go", "pause now"] {
             assert!(bad.parse::<Command>().is_err(), "{bad}");
+        }
+    }
+
+    /// C29: a terminal that echoes says our own beats and answers to us.
+    #[test]
+    fn an_echo_is_no_command() {
+        use workload::journal::{Beat, JournalWriter};
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut journal = JournalWriter::append(file.path(), RunId(7)).unwrap();
+        for motion in [Motion::Running, Motion::AtRest] {
+            let (epoch, number, writer, watermark) = (0, 0, 0, 5);
+            let (guest_ns, journal_ns) = (1, 0);
+            let beat = Beat { motion, epoch, number, writer, watermark, guest_ns, journal_ns };
+            journal.beat(&beat);
+        }
+        let beats = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(beats.lines().filter(|line| is_ours(line)).count(), 2, "{beats}");
+        assert!(is_ours("# error: 'go' is none of pause, scan, resume, rate RATE, stop"));
+        for command in ["pause", "scan", "rate 5MB/s", "go", "S now", "B 00", "#"] {
+            assert!(!is_ours(command), "{command}");
         }
     }
 
