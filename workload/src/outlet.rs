@@ -192,9 +192,8 @@ impl Stream {
     /// Waits until something is taken, while there is patience.
     fn wait_for_room(&mut self) {
         while !self.patience.is_zero() {
-            let rest = std::mem::take(&mut self.rest);
-            let taken = self.take(&rest).unwrap_or(0);
-            self.rest = rest[taken..].to_vec();
+            // What is wrong with it, the line that follows will say.
+            let _ = self.send_rest();
             let begin = Instant::now();
             let mut room = [PollFd::new(&self.file, PollFlags::OUT)];
             let limit = Timespec::try_from(self.patience).ok();
@@ -208,9 +207,7 @@ impl Stream {
 
     /// Sends a line whole, at once or its rest before the next one; or nothing of it.
     fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        let rest = std::mem::take(&mut self.rest);
-        let taken = self.take(&rest)?;
-        self.rest = rest[taken..].to_vec();
+        self.send_rest()?;
         if !self.rest.is_empty() {
             return Err(nobody_reads());
         }
@@ -221,6 +218,14 @@ impl Stream {
                 Ok(())
             }
         }
+    }
+
+    /// Sends what is left of the line before, as far as it is taken.
+    fn send_rest(&mut self) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.rest);
+        let taken = self.take(&rest);
+        self.rest = rest[*taken.as_ref().unwrap_or(&0)..].to_vec();
+        taken.map(drop)
     }
 
     /// How many of the bytes were taken without waiting.

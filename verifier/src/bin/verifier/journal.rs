@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use verifier::evidence::{self, Breach, Gap};
+use verifier::evidence::{self, Evidence, Gap};
 use verifier::report::{JournalReport, SCHEMA};
 use verifier::verdict::Verdict;
 use workload::interrupt;
-use workload::journal::{Journal, JournalReader, RunId};
+use workload::journal::{Journal, JournalReader};
 use workload::say;
 use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
@@ -124,80 +124,68 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
     interrupt::install()?;
     let mut reader = JournalReader::open(&args.journal)?;
     let mut watched = Watched::default();
-    let mut shown = Instant::now();
+    let (mut shown, mut judged_next) = (Instant::now(), Instant::now());
     loop {
         reader.read_more()?;
         let interrupted = interrupt::count() > 0;
         let Some(journal) = reader.so_far() else {
             // It may not have been started yet.
             anyhow::ensure!(!interrupted, "{} holds no run yet", args.journal.display());
-            std::thread::sleep(PAUSE_MIN);
+            std::thread::sleep(PAUSE);
             continue;
         };
         let begin = Instant::now();
-        watched.judge(journal, args.gap);
-        let cost = begin.elapsed();
-        let over = watched.at_rest || interrupted;
+        if interrupted || begin >= judged_next {
+            watched.judge(journal, args.gap);
+            // A long history takes long to judge: a tenth of a core is enough for that.
+            judged_next = begin + begin.elapsed() * 10;
+        }
+        let over = watched.at_rest() || interrupted;
         let due = over || shown.elapsed() >= Duration::from_secs(1);
         let reader = say::report("verifier", |out| watched.print(out, due, over));
         // Whoever watched is gone: there is nothing left to do but to say what was seen.
         if over || reader == Reader::Gone {
-            return Ok(watched.verdict);
+            return Ok(watched.verdict());
         }
         if due {
             shown = Instant::now();
         }
-        // A long history takes long to judge: a tenth of a core is enough for a look.
-        std::thread::sleep((cost * 9).clamp(PAUSE_MIN, PAUSE_MAX));
+        std::thread::sleep(PAUSE);
     }
 }
 
 /// Time between two looks at a journal that grows.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is known of a journal that is followed.
+#[derive(Default)]
 struct Watched {
     beats: usize,
-    followed_by: Option<RunId>,
-    operations: Vec<u64>,
-    at_rest: bool,
-    verdict: Verdict,
+    evidence: Option<Evidence>,
     gaps: Vec<Gap>,
-    breaches: Vec<Breach>,
     gaps_said: usize,
     breaches_said: usize,
-}
-
-impl Default for Watched {
-    fn default() -> Self {
-        Self {
-            beats: 0,
-            followed_by: None,
-            operations: Vec::new(),
-            at_rest: false,
-            verdict: Verdict::Inconclusive,
-            gaps: Vec::new(),
-            breaches: Vec::new(),
-            gaps_said: 0,
-            breaches_said: 0,
-        }
-    }
 }
 
 impl Watched {
     /// Judges the journal again, if it has grown.
     fn judge(&mut self, journal: &Journal, gap: Duration) {
-        if (journal.beats.len(), journal.followed_by) == (self.beats, self.followed_by) {
+        let known = self.evidence.as_ref().map(|e| (self.beats, e.followed_by.is_some()));
+        let beats = journal.beats.len();
+        if known == Some((beats, journal.followed_by.is_some())) {
             return;
         }
-        self.followed_by = journal.followed_by;
-        let evidence = evidence::judge(journal);
-        self.beats = journal.beats.len();
-        (self.operations, self.at_rest) = (evidence.watermarks(), evidence.at_rest());
-        self.verdict = evidence.verdict();
+        self.beats = beats;
+        self.evidence = Some(evidence::judge(journal));
         self.gaps = evidence::gaps(journal, gap);
-        self.breaches = evidence.breaches;
+    }
+
+    fn at_rest(&self) -> bool {
+        self.evidence.as_ref().is_some_and(Evidence::at_rest)
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.evidence.as_ref().map_or(Verdict::Inconclusive, Evidence::verdict)
     }
 
     /// Says what is new; and how far the run is, if that is due.
@@ -205,15 +193,17 @@ impl Watched {
         for gap in self.gaps.iter().skip(self.gaps_said) {
             writeln!(out, "{gap}")?;
         }
-        for breach in self.breaches.iter().skip(self.breaches_said) {
+        let breaches = self.evidence.as_ref().map_or(&[][..], |e| &e.breaches);
+        for breach in breaches.iter().skip(self.breaches_said) {
             writeln!(out, "{breach}")?;
         }
-        (self.gaps_said, self.breaches_said) = (self.gaps.len(), self.breaches.len());
+        (self.gaps_said, self.breaches_said) = (self.gaps.len(), breaches.len());
         if due {
-            writeln!(out, "operations {:?}, {} beats", self.operations, self.beats)?;
+            let operations = self.evidence.as_ref().map_or(Vec::new(), Evidence::watermarks);
+            writeln!(out, "operations {operations:?}, {} beats", self.beats)?;
         }
         match over {
-            true => writeln!(out, "{}", self.verdict),
+            true => writeln!(out, "{}", self.verdict()),
             false => Ok(()),
         }
     }
