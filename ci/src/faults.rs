@@ -28,6 +28,7 @@ use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
 use workload::{PAGE_BYTES, PAGE_LINES};
 
 use crate::samples::{CONTENTS, PATTERNS};
+use workload::line::PageFormat;
 
 /// A region beyond 4 GiB, of an odd number of pages.
 const LARGE: Bytes = Bytes((4 << 30) + 3 * PAGE_BYTES);
@@ -205,6 +206,7 @@ fn small_workload(
         }
     };
     let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
         seed: random.random(),
         memory: Bytes(PAGE_BYTES * pages),
         writers: random.random_range(1..=2),
@@ -234,6 +236,7 @@ fn large_region(tally: &mut Tally, seed: u64) -> anyhow::Result<&'static str> {
         return Ok("");
     }
     let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
         seed,
         memory: LARGE,
         writers: 1,

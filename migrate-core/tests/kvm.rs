@@ -23,12 +23,19 @@ use support::{
     Quiet, TamperedTracker, WatchedGuest, assert_healthy, listener, receiver, settings, testify,
 };
 use verifier::verdict::Verdict;
+use workload::line::PageFormat;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
 
 fn spec(mebibytes: u64, writers: u32, workload: &str) -> WorkloadSpec {
     let memory = Bytes(mebibytes << 20);
-    WorkloadSpec { seed: 11, memory, writers, workload: workload.parse().unwrap() }
+    WorkloadSpec {
+        format: PageFormat::fresh(),
+        seed: 11,
+        memory,
+        writers,
+        workload: workload.parse().unwrap(),
+    }
 }
 
 fn guest(spec: &WorkloadSpec, rate: Option<u64>) -> StampedGuest {

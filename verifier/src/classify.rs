@@ -4,7 +4,9 @@
 //! which each of its lines would have been right.
 
 use serde::{Deserialize, Serialize};
-use workload::line::{Generation, Line, LineAddress, StampKey, ZERO_LINE, distance_bits};
+use workload::line::{
+    Generation, Line, LineAddress, PlaceKey, StampKey, ZERO_LINE, distance_bits, place_of,
+};
 
 /// Most differing bits that still count as flipped bits of the expected line. Unrelated lines
 /// differ in 256 bits, give or take 11; one foreign word differs in 32.
@@ -40,7 +42,12 @@ pub enum Class {
         /// How many.
         bits: u32,
     },
-    /// Bytes that were never a line of this region.
+    /// A line of another run: memory of an earlier life, or of another guest.
+    OtherRun {
+        /// What names the run: the place key of its stamps, if the line stands at its own address.
+        place: PlaceKey,
+    },
+    /// Bytes that were never a line of any region.
     Foreign,
 }
 
@@ -55,6 +62,7 @@ impl Class {
             Self::Zeroed => "ZEROED",
             Self::Unzeroed => "UNZEROED",
             Self::BitFlip { .. } => "BITFLIP",
+            Self::OtherRun { .. } => "OTHER-RUN",
             Self::Foreign => "FOREIGN",
         }
     }
@@ -69,6 +77,7 @@ impl std::fmt::Display for Class {
                 write!(f, "MISPLACED (belongs {offset_bytes:+} bytes from here)")
             }
             Self::BitFlip { bits } => write!(f, "BITFLIP ({bits} bits)"),
+            Self::OtherRun { place } => write!(f, "OTHER-RUN (key {place})"),
             other => f.write_str(other.name()),
         }
     }
@@ -148,7 +157,10 @@ pub fn line(
             return fault(Class::BitFlip { bits }, None);
         }
     }
-    fault(Class::Foreign, None)
+    match place_of(found, address) {
+        Some(place) if place != key.place() => fault(Class::OtherRun { place }, None),
+        _ => fault(Class::Foreign, None),
+    }
 }
 
 /// First byte, in the order of memory, in which two different lines differ.
@@ -177,23 +189,29 @@ pub fn torn(lines: impl Iterator<Item = Moments>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use workload::line::PageFormat;
+    use workload::run::RunId;
 
     const LINES: u64 = 1 << 20;
 
+    fn key() -> StampKey {
+        StampKey::new(PageFormat::V2 { run: RunId(1) }, 1)
+    }
+
     fn judge_as(expected: &Line, found: Line) -> Option<Class> {
-        let key = StampKey::from_seed(1);
+        let key = key();
         let before = key.line(100, 4);
         let expectation = Expectation { line: expected, generation: 5, before: Some(&before) };
         line(key, LINES, 100, expectation, &found).map(|f| f.class)
     }
 
     fn judge(found: Line) -> Option<Class> {
-        judge_as(&StampKey::from_seed(1).line(100, 5), found)
+        judge_as(&key().line(100, 5), found)
     }
 
     #[test]
     fn every_class_has_its_face() {
-        let key = StampKey::from_seed(1);
+        let key = key();
         assert_eq!(judge(key.line(100, 5)), None);
         assert_eq!(judge(key.line(100, 2)), Some(Class::Stale { behind: 3 }));
         assert_eq!(judge(key.line(100, 6)), Some(Class::Future { ahead: 1 }));
@@ -204,8 +222,17 @@ mod tests {
         assert_eq!(judge(flipped), Some(Class::BitFlip { bits: 1 }));
         flipped[0] ^= 3;
         assert_eq!(judge(flipped), Some(Class::BitFlip { bits: 3 }));
-        assert_eq!(judge(StampKey::from_seed(2).line(100, 5)), Some(Class::Foreign));
-        assert_eq!(judge(key.line(LINES, 5)), Some(Class::Foreign), "beyond the region");
+        let other = StampKey::new(PageFormat::V2 { run: RunId(2) }, 1);
+        let place = other.place();
+        assert_eq!(judge(other.line(100, 5)), Some(Class::OtherRun { place }));
+        assert_eq!(judge(other.text_line(100, 5)), Some(Class::OtherRun { place }));
+        let first = StampKey::new(PageFormat::V1, 1);
+        assert_eq!(judge(first.line(100, 5)), Some(Class::Foreign), "format 1 names no run");
+        let line = key.line(LINES, 5);
+        assert_eq!(
+            judge(line),
+            Some(Class::OtherRun { place: PlaceKey(key.place().0 ^ LINES ^ 100) })
+        );
         let mut half = key.line(100, 5);
         half[4..].copy_from_slice(&key.line(100, 4)[4..]);
         assert_eq!(judge(half), Some(Class::Torn));
@@ -213,7 +240,7 @@ mod tests {
 
     #[test]
     fn zero_has_its_own_faults() {
-        let key = StampKey::from_seed(1);
+        let key = key();
         assert_eq!(judge_as(&ZERO_LINE, ZERO_LINE), None);
         assert_eq!(judge_as(&ZERO_LINE, key.line(100, 4)), Some(Class::Unzeroed));
         assert_eq!(judge_as(&ZERO_LINE, key.line(100, 7)), Some(Class::Future { ahead: 2 }));
@@ -229,7 +256,7 @@ mod tests {
     /// A flipped stamp of a text line is a stamp of another time; it must not be believed.
     #[test]
     fn flipped_bits_of_text_are_flipped_bits() {
-        let key = StampKey::from_seed(1);
+        let key = key();
         let (good, before) = (key.text_line(100, 5), key.text_line(100, 4));
         let expectation = Expectation { line: &good, generation: 5, before: Some(&before) };
         for bit in 0..512 {

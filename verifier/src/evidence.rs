@@ -1,8 +1,9 @@
 //! What a journal proves by itself: liveness, no rollback, no fork.
 
 use serde::{Deserialize, Serialize};
-use workload::journal::{Beat, Journal, Motion};
+use workload::journal::{Beat, Follower, Journal, Motion};
 
+use crate::extent::Faults;
 use crate::verdict::Verdict;
 
 /// What the heartbeats say about one writer.
@@ -82,9 +83,9 @@ pub struct Evidence {
     /// How far the guest's clock fell behind the journal's at most, from one beat of an epoch to
     /// the next, in milliseconds: it stood still while the guest did, so the guest felt no gap.
     pub clock_stopped_ms: f64,
-    /// Another run that began where this one was heard, by its id: of what came after, and of memory,
-    /// this journal proves nothing.
-    pub followed_by: Option<String>,
+    /// Another run that began where this one was heard: of what came after, and of memory, this
+    /// journal proves nothing.
+    pub followed_by: Option<Follower>,
 }
 
 /// A window in which the link lost heartbeats.
@@ -125,7 +126,7 @@ pub fn judge(journal: &Journal) -> Evidence {
         longest_gap_ms: longest_gap_ns as f64 / 1e6,
         lost: lost(&beats, journal),
         clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
-        followed_by: journal.followed_by.map(|run| run.to_string()),
+        followed_by: journal.followed_by,
     }
 }
 
@@ -332,6 +333,16 @@ impl Evidence {
         (0..self.writers.len()).filter(|w| !advanced(&self.writers[*w])).collect()
     }
 
+    /// What such memory makes of the verdict. Lines of the run that began here are no fault: memory is
+    /// its, and this journal's run has ended.
+    pub fn with_memory(&self, faults: &Faults) -> Verdict {
+        let next = self.followed_by.and_then(|follower| follower.key);
+        match faults.is_empty() || next.is_some_and(|key| faults.are_of(key)) {
+            true => self.verdict(),
+            false => Verdict::Wrong,
+        }
+    }
+
     /// What the journal alone allows to conclude.
     pub fn verdict(&self) -> Verdict {
         if !self.breaches.is_empty() {
@@ -347,7 +358,8 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use workload::journal::RunId;
+    use workload::line::PageFormat;
+    use workload::run::RunId;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -364,6 +376,7 @@ mod tests {
         Journal {
             run: RunId(1),
             spec: WorkloadSpec {
+                format: PageFormat::V2 { run: RunId(1) },
                 seed: 1,
                 memory: Bytes(1 << 20),
                 writers: 1,
@@ -378,10 +391,10 @@ mod tests {
     fn another_run_makes_a_journal_inconclusive_and_a_breach_stays_wrong() {
         let mut followed = journal(&[(0, 0), (0, 5), (0, 9)]);
         assert_eq!(judge(&followed).verdict(), Verdict::Proven);
-        followed.followed_by = Some(RunId(2));
+        followed.followed_by = Some(Follower { run: RunId(2), key: None });
         assert_eq!(judge(&followed).verdict(), Verdict::Inconclusive);
         let mut rollback = journal(&[(0, 0), (0, 9), (1, 7)]);
-        rollback.followed_by = Some(RunId(2));
+        rollback.followed_by = followed.followed_by;
         assert_eq!(judge(&rollback).verdict(), Verdict::Wrong);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use workload::line::PlaceKey;
 use workload::spec::Workload;
 use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
 
@@ -46,6 +47,14 @@ impl Faults {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// Whether each is a line of the run with that key.
+    pub fn are_of(&self, key: PlaceKey) -> bool {
+        let class = Class::OtherRun { place: key };
+        self.extents.len() < EXTENTS_MAX
+            && self.lines.keys().all(|name| name == class.name())
+            && self.extents.iter().all(|extent| extent.class == class)
     }
 
     /// Adds one line; lines come in ascending order.

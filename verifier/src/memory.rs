@@ -1,15 +1,10 @@
 //! Memory as verifiers look at it, and how its writers stood then.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
-use workload::LINE_WORDS;
 use workload::line::{Generation, Line, LineAddress, StampKey};
 use workload::region::Region;
-
-/// How far ahead of the comparison memory is asked for: the processor's own prefetching stops at
-/// the end of a page, and computing a line leaves it little room to look ahead.
-const PREFETCH_LINES: u64 = 32;
+use workload::stamp;
 
 /// Memory that can be looked at line by line.
 pub trait Memory: Sync {
@@ -43,16 +38,8 @@ impl Memory for Region {
 
     #[inline]
     fn stands_at(&self, key: StampKey, lines: Range<LineAddress>, generation: Generation) -> bool {
-        let mut different = [0; LINE_WORDS];
-        let words = self.lines(lines.clone()).chunks_exact(LINE_WORDS);
-        for (found, address) in words.zip(lines) {
-            self.prefetch(address + PREFETCH_LINES);
-            let expected = key.line(address, generation);
-            for i in 0..LINE_WORDS {
-                different[i] |= u64::from_le(found[i].load(Ordering::Relaxed)) ^ expected[i];
-            }
-        }
-        different == [0; LINE_WORDS]
+        let first = lines.start;
+        stamp::stands(key, self.lines(lines), first, generation)
     }
 }
 

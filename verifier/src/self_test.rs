@@ -10,6 +10,7 @@ use workload::units::Bytes;
 use workload::{LINE_BYTES, PAGE_BYTES};
 
 use crate::scan::Scan;
+use workload::line::PageFormat;
 
 /// More than one task's worth of pages, and an odd number of them.
 const PAGES: u64 = 1031;
@@ -20,6 +21,7 @@ const PAGES: u64 = 1031;
 /// What was not found, or found where nothing was.
 pub fn run(scan: impl Fn(&Region, &Workload, &[u64]) -> Scan) -> Result<u64, String> {
     let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
         seed: 1,
         memory: Bytes(PAGES * PAGE_BYTES),
         writers: 3,

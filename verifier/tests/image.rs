@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore, SeedableRng};
 use support::{Files, files, files_of, told};
-use workload::journal::RunId;
+use workload::run::RunId;
 
 const PAGE: usize = 4096;
 

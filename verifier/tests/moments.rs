@@ -15,8 +15,10 @@ use verifier::memory::Moment;
 use verifier::scan::{Scan, scan};
 use workload::fill::fill;
 use workload::generations::Generations;
+use workload::line::PageFormat;
 use workload::pattern::Access;
 use workload::region::Region;
+use workload::run::RunId;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
@@ -64,6 +66,7 @@ fn workload(random: &mut SmallRng) -> Arc<Workload> {
     };
     let content = if pattern == "touch" && content == "delta:5" { "sparse" } else { content };
     let spec = WorkloadSpec {
+        format: PageFormat::V2 { run: RunId(random.random()) },
         seed: random.random(),
         memory: Bytes(4096 * random.random_range(80..700)),
         writers: random.random_range(1..=2),
@@ -220,7 +223,13 @@ fn running_writers_are_no_fault_and_a_loss_among_them_is_one() {
 #[test]
 fn a_running_region_that_is_wrong_all_over_is_told_soon() {
     let memory = Bytes(32 << 20);
-    let spec = WorkloadSpec { seed: 3, memory, writers: 1, workload: "stream".parse().unwrap() };
+    let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
+        seed: 3,
+        memory,
+        writers: 1,
+        workload: "stream".parse().unwrap(),
+    };
     let workload = spec.resolve().unwrap();
     // Never filled: every line is zero, and must be something else.
     let region = Region::anonymous(memory).unwrap();

@@ -99,7 +99,7 @@ fn a_collector_goes_on_without_a_reader() {
 fn a_limit_on_file_size_is_an_error_and_no_death() {
     let files = files();
     let map = files.directory.path().join("map");
-    let big = support::files_of("stream", workload::journal::RunId(4), 200);
+    let big = support::files_of("stream", workload::run::RunId(4), 200);
     let script = format!(
         "ulimit -f 1; exec {} image {} --journal {} --write-map {}",
         env!("CARGO_BIN_EXE_verifier"),

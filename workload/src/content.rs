@@ -255,6 +255,7 @@ fn delta_ages(lines: u32) -> [[u8; 64]; 64] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::line::PageFormat;
     use proptest::prelude::*;
 
     const KEY_SEED: u64 = 5;
@@ -265,7 +266,7 @@ mod tests {
 
     /// Bytes of `pages` pages of records of 4 KiB, all at `generation`.
     fn bytes(text: &str, pages: u64, generation: u64) -> Vec<u8> {
-        let (content, key) = (content(text), StampKey::from_seed(KEY_SEED));
+        let (content, key) = (content(text), StampKey::new(PageFormat::V1, KEY_SEED));
         (0..pages * PAGE_LINES)
             .flat_map(|address| {
                 let slot = address / PAGE_LINES * PAGE_LINES;
@@ -296,7 +297,7 @@ mod tests {
 
         #[test]
         fn every_line_is_zero_or_says_where_and_when(name in prop::sample::select(vec!["random", "text", "sparse", "zero-flip", "zero", "delta:7", "text*1+sparse*2+delta:3*4"]), address in 0u64..1 << 40, generation in 0u64..1 << 40) {
-            let key = StampKey::from_seed(KEY_SEED);
+            let key = StampKey::new(PageFormat::V1, KEY_SEED);
             let whole = content(name);
             let slot = address / 64 * 64;
             let content = whole.of_slot(key, slot);

@@ -4,6 +4,7 @@ use crate::PAGE_BYTES;
 use crate::cores;
 use crate::region::Region;
 use crate::spec::Workload;
+use crate::stamp;
 
 /// Pages that are filled at a time.
 const CHUNK_PAGES: u64 = 512;
@@ -21,6 +22,11 @@ pub fn fill(region: &Region, workload: &Workload, progress: impl Fn(u64) + Sync)
         let end = ((chunk + 1) * CHUNK_PAGES).min(pages);
         for page in chunk * CHUNK_PAGES..end {
             for segment in workload.segments(workload.owner(page), page) {
+                if workload.content(segment.place).is_plain() {
+                    let first = segment.lines.start;
+                    stamp::store(workload.key(), region.lines(segment.lines), first, 0);
+                    continue;
+                }
                 for address in segment.lines {
                     region.store(address, &workload.line(segment.place, address, 0));
                 }

@@ -119,7 +119,7 @@ pub fn beat(watermarks: &Watermarks, epoch: u64, motion: Motion, journal: &mut J
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::RunId;
+    use crate::run::RunId;
     use std::path::Path;
 
     #[test]

@@ -17,10 +17,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::realtime_ns;
+use crate::line::{PlaceKey, StampKey};
 use crate::outlet::{Outlet, OutletAddress, OutletError};
+use crate::run::{RunId, hexadecimal};
 use crate::spec::{WRITERS_MAX, WorkloadSpec};
 use crate::units::Bytes;
 
@@ -28,23 +31,6 @@ use crate::units::Bytes;
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Most memory of a run that a reader believes: 64 TiB.
 const MEMORY_MAX: Bytes = Bytes(64 << 40);
-
-/// Identifies one run of one workload in journals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RunId(pub u64);
-
-impl RunId {
-    /// A new random id.
-    pub fn random() -> Self {
-        Self(rand::random())
-    }
-}
-
-impl std::fmt::Display for RunId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
 
 /// Whether the writer may have gone on after a beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +328,24 @@ pub struct Journal {
     /// The beats, in the order in which they were written.
     pub beats: Vec<Beat>,
     /// Another run that began where this one was heard: what is in memory may be that one's.
-    pub followed_by: Option<RunId>,
+    pub followed_by: Option<Follower>,
+}
+
+/// A run that began where another one was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follower {
+    /// Its name.
+    pub run: RunId,
+    /// What its lines are known by, if they name their run.
+    pub key: Option<PlaceKey>,
+}
+
+impl Follower {
+    /// The run that such a description is of.
+    pub fn of(run: RunId, spec: &WorkloadSpec) -> Self {
+        Self { run, key: spec.run().map(|_| StampKey::new(spec.format, spec.seed).place()) }
+    }
 }
 
 impl Journal {
@@ -359,8 +362,8 @@ impl Journal {
     /// Takes one line that stands behind what is here.
     fn add(&mut self, run: RunId, content: Content) -> Result<(), Refused> {
         match content {
-            Content::Start(_) if run != self.run => {
-                self.followed_by.get_or_insert(run);
+            Content::Start(spec) if run != self.run => {
+                self.followed_by.get_or_insert(Follower::of(run, &spec));
             }
             Content::Beat(_) if run != self.run => {
                 return Err(Refused::OtherRun { found: run, expected: self.run });
@@ -507,19 +510,15 @@ fn parse_line(text: &str) -> Result<(RunId, Content), &'static str> {
             if spec.writers == 0 || spec.writers > WRITERS_MAX || spec.memory > MEMORY_MAX {
                 return Err("describes a run that cannot be");
             }
+            if spec.run().is_some_and(|stamped| stamped != run) {
+                return Err("describes memory that names another run");
+            }
             Content::Start(spec)
         }
         "B" | "E" => Content::Beat(parse_beat(tag, rest).ok_or("has bad numbers")?),
         _ => return Err("is of an unknown kind"),
     };
     Ok((run, content))
-}
-
-/// Sixteen digits as they are written here, and nothing else that could be read as a number.
-fn hexadecimal(text: &str) -> Option<u64> {
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    let written = text.len() == 16 && text.bytes().all(digit);
-    written.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// A number as it is written here: no sign, no zeros before it.
@@ -547,11 +546,13 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::line::PageFormat;
 
     fn written() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let spec = WorkloadSpec {
+            format: PageFormat::V2 { run: RunId(1) },
             seed: 7,
             memory: Bytes(1 << 20),
             writers: 2,
@@ -633,7 +634,8 @@ mod tests {
     fn another_run_ends_what_a_journal_knows() {
         let (dir, path) = written();
         let whole = std::fs::read_to_string(&path).unwrap();
-        let spec = Journal::read(&path).unwrap().spec;
+        let format = PageFormat::V2 { run: RunId(2) };
+        let spec = WorkloadSpec { format, ..Journal::read(&path).unwrap().spec };
         let again = [
             start_line(RunId(2), &spec),
             whole.replace("B 0000000000000001", "B 0000000000000002"),
@@ -654,7 +656,7 @@ mod tests {
         }
         let journal = Journal::read(&collected).unwrap();
         assert_eq!((journal.run, journal.beats.len()), (RunId(1), 3));
-        assert_eq!(journal.followed_by, Some(RunId(2)));
+        assert_eq!(journal.followed_by, Some(Follower::of(RunId(2), &spec)));
         // Two journals in one file are still no journal.
         let beat = sealed("B 0000000000000002 0 0 0 0 5 5");
         std::fs::write(&path, format!("{whole}{second}{beat}")).unwrap();

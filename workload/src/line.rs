@@ -5,9 +5,18 @@
 //! found anywhere is identified by inverting `w0` and `w1` and recomputing the body: 384 bits
 //! must agree, so 64 arbitrary bytes pass for a line with probability 2^-384.
 //!
+//! Since format 2 the keys of `w0` and `w1` are made of seed, run and domain, and the body of `w0`
+//! and `w1` alone: the line of a run that nobody knows is still known for a line.
+//!
 //! The exact arithmetic is written down in `docs/page-format.md`. Which lines a generation
-//! rewrites is the spec's business, not this module's.
+//! rewrites is the spec's business, not this module's; how they are stamped and checked at the full
+//! width of the machine is [`crate::stamp`]'s.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::{RunId, hexadecimal};
 use crate::{LINE_WORDS, PAGE_LINES};
 
 /// The eight words of a line.
@@ -27,9 +36,9 @@ const MUL_B: u64 = 0xD6E8_FEB8_6659_FD93;
 const MUL_A_INVERSE: u64 = inverse_mod_2_64(MUL_A);
 const MUL_B_INVERSE: u64 = inverse_mod_2_64(MUL_B);
 
-/// Odd multipliers of the six body words (fractional parts of square roots of primes, made odd,
-/// as in SHA-512's initial values: constants with nothing up the sleeve).
-const BODY: [u64; 6] = [
+/// Constants of the six body words, in format 1 their multipliers (fractional parts of square
+/// roots of primes, made odd, as in SHA-512's initial values: constants with nothing up the sleeve).
+pub(crate) const BODY: [u64; 6] = [
     0x6A09_E667_F3BC_C909,
     0xBB67_AE85_84CA_A73B,
     0x3C6E_F372_FE94_F82B,
@@ -37,6 +46,53 @@ const BODY: [u64; 6] = [
     0x510E_527F_ADE6_82D1,
     0x9B05_688C_2B3E_6C1F,
 ];
+
+/// What the lines of one run have in common, for whoever finds them: the key of their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PlaceKey(pub u64);
+
+impl fmt::Display for PlaceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl TryFrom<String> for PlaceKey {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        hexadecimal(&text).map(Self).ok_or("a key takes 16 hexadecimal digits, in small letters")
+    }
+}
+
+impl From<PlaceKey> for String {
+    fn from(key: PlaceKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// How far the body words of format 2 turn the stamps: neither by whole bytes, nor so that two words
+/// turn them by the same distance from each other.
+pub(crate) const TURNS: [u32; 2] = [13, 50];
+
+/// Version of the page format, with what it knows of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFormat {
+    /// Keys of the seed alone: two runs with one seed write the same lines.
+    V1,
+    /// Keys of seed and run.
+    V2 {
+        /// The run that wrote the lines.
+        run: RunId,
+    },
+}
+
+impl PageFormat {
+    /// The newest, of a run that nobody had before.
+    pub fn fresh() -> Self {
+        Self::V2 { run: RunId::fresh() }
+    }
+}
 
 /// Bodies of text lines: 48 bytes of ASCII each, as little-endian words.
 const SENTENCES: [[u64; 6]; 8] = [
@@ -87,57 +143,83 @@ pub fn unmix(x: u64) -> u64 {
     (x ^ (x >> 32)).wrapping_mul(MUL_A_INVERSE)
 }
 
-/// The two keys of a region, both functions of its seed.
+/// The keys of a region's stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StampKey {
     place: u64,
     age: u64,
+    /// Bodies of format 1.
+    multiplied: bool,
 }
 
 impl StampKey {
-    /// Keys for `seed`; different seeds give unrelated lines.
-    pub fn from_seed(seed: u64) -> Self {
-        let place = mix(seed ^ 0x706C_6163_6500_0000);
-        let age = mix(seed.rotate_left(32) ^ 0x6167_6500_0000_0000 ^ place);
-        Self { place, age }
+    /// Keys of a run's memory; other seeds, and since format 2 other runs, give unrelated lines.
+    pub fn new(format: PageFormat, seed: u64) -> Self {
+        match format {
+            PageFormat::V1 => {
+                let place = mix(seed ^ 0x706C_6163_6500_0000);
+                let age = mix(seed.rotate_left(32) ^ 0x6167_6500_0000_0000 ^ place);
+                Self { place, age, multiplied: true }
+            }
+            PageFormat::V2 { run } => {
+                let key = mix(mix(seed ^ 0x7365_6564_0000_0000) ^ run.0);
+                let place = mix(key ^ mix(DOMAIN_MEMORY ^ 0x706C_6163_6500_0000));
+                let age =
+                    mix(key.rotate_left(32) ^ mix(DOMAIN_MEMORY ^ 0x6167_6500_0000_0000) ^ place);
+                Self { place, age, multiplied: false }
+            }
+        }
     }
 
-    /// The keys of the two stamps, place and age, and the multipliers: for guests that stamp by
-    /// themselves (docs/page-format.md).
+    /// The keys of the two stamps, place and age, the multipliers of the mix, and the constants of
+    /// the body: for guests that stamp by themselves, in format 2 (docs/page-format.md).
     pub fn constants(self) -> ([u64; 2], [u64; 2], [u64; 6]) {
         ([self.place, self.age], [MUL_A, MUL_B], BODY)
+    }
+
+    /// Whether bodies are those of format 1, which no hand-written code knows.
+    #[inline(always)]
+    pub(crate) fn is_multiplied(self) -> bool {
+        self.multiplied
+    }
+
+    /// The place key: what `unmix(w0) ^ address` is for the lines of this run at their places, and
+    /// for no other run's.
+    pub fn place(self) -> PlaceKey {
+        PlaceKey(self.place)
+    }
+
+    /// The two stamps of the line at `address` at `generation`.
+    #[inline(always)]
+    pub fn stamps(self, address: LineAddress, generation: Generation) -> (u64, u64) {
+        let w0 = mix(address ^ self.place);
+        (w0, mix(generation ^ w0.rotate_left(32) ^ self.age))
     }
 
     /// The line that stands at `address` at `generation`.
     #[inline(always)]
     pub fn line(self, address: LineAddress, generation: Generation) -> Line {
-        let w0 = mix(address ^ self.place);
-        let w1 = mix(generation ^ w0.rotate_left(32) ^ self.age);
-        let mut line = [0; LINE_WORDS];
-        line[0] = w0;
-        line[1] = w1;
-        let mut i = 0;
-        while i < 6 {
-            // The constant inside keeps an all-zero line from ever being a stamp.
-            let x = w0.rotate_left(9 * (i as u32 + 1)) ^ w1 ^ BODY[5 - i];
-            line[i + 2] = x.wrapping_mul(BODY[i]);
-            i += 1;
-        }
-        line
+        let (w0, w1) = self.stamps(address, generation);
+        let body = match self.multiplied {
+            true => multiplied_body(w0, w1),
+            false => body(w0, w1),
+        };
+        [w0, w1, body[0], body[1], body[2], body[3], body[4], body[5]]
     }
 
     /// The line that stands at `address` at `generation` where content is text: the same two
     /// stamps before a body of ASCII, alike for all lines of a page.
     #[inline]
     pub fn text_line(self, address: LineAddress, generation: Generation) -> Line {
-        let w0 = mix(address ^ self.place);
-        let w1 = mix(generation ^ w0.rotate_left(32) ^ self.age);
+        let (w0, w1) = self.stamps(address, generation);
         let sentence = mix((address / PAGE_LINES) ^ self.age) >> 61;
         let body = &SENTENCES[sentence as usize];
         [w0, w1, body[0], body[1], body[2], body[3], body[4], body[5]]
     }
 
-    /// Where a line belongs and how old it is, or `None` if it is no stamped line of this key.
+    /// Where a line belongs and how old it is, or `None` if it is no stamped line of this key. A
+    /// line of another run passes, as one of an address and a generation that no region has: ask
+    /// whether they can be.
     pub fn identify(self, line: &Line) -> Option<(LineAddress, Generation)> {
         let address = unmix(line[0]) ^ self.place;
         let generation = unmix(line[1]) ^ line[0].rotate_left(32) ^ self.age;
@@ -153,6 +235,41 @@ impl StampKey {
     }
 }
 
+/// What stamps are in: memory. Disks are 1, where they are stamped.
+const DOMAIN_MEMORY: u64 = 0;
+
+/// The body of format 1.
+#[inline(always)]
+fn multiplied_body(w0: u64, w1: u64) -> [u64; 6] {
+    let mut body = [0; 6];
+    let mut i = 0;
+    while i < 6 {
+        // The constant inside keeps an all-zero line from ever being a stamp.
+        let x = w0.rotate_left(9 * (i as u32 + 1)) ^ w1 ^ BODY[5 - i];
+        body[i] = x.wrapping_mul(BODY[i]);
+        i += 1;
+    }
+    body
+}
+
+/// The body of format 2: for one of the stamps, each word is another for each value of the other.
+/// The constants keep an all-zero line from ever being a stamp.
+#[inline(always)]
+fn body(w0: u64, w1: u64) -> [u64; 6] {
+    let turned = TURNS.map(|turn| (w0.rotate_left(turn), w1.rotate_left(turn)));
+    let [(a0, a1), (b0, b1)] = turned;
+    let words = [w0 ^ a1, w1 ^ a0, w0 ^ b1, w1 ^ b0, a0 ^ b1, a1 ^ b0];
+    std::array::from_fn(|i| words[i].wrapping_add(BODY[i]))
+}
+
+/// The place key of the run that wrote a line, if it is a line of format 2 that stands at its own
+/// address: lines of one run agree on it, whoever looks ([`StampKey::place`]).
+pub fn place_of(line: &Line, address: LineAddress) -> Option<PlaceKey> {
+    let [w0, w1, found @ ..] = *line;
+    let stamped = body(w0, w1) == found || SENTENCES.contains(&found);
+    stamped.then(|| PlaceKey(unmix(w0) ^ address))
+}
+
 /// Number of bits in which two lines differ.
 pub fn distance_bits(a: &Line, b: &Line) -> u32 {
     a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum()
@@ -163,6 +280,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const FORMATS: [PageFormat; 2] = [PageFormat::V1, PageFormat::V2 { run: RunId(9) }];
+
+    fn keys(seed: u64) -> [StampKey; 2] {
+        FORMATS.map(|format| StampKey::new(format, seed))
+    }
+
     proptest! {
         #[test]
         fn mix_is_invertible(x: u64) {
@@ -171,35 +294,74 @@ mod tests {
 
         #[test]
         fn every_line_says_where_and_when(seed: u64, address in 0u64..1 << 58, generation: u64) {
-            let key = StampKey::from_seed(seed);
-            prop_assert_eq!(key.identify(&key.line(address, generation)), Some((address, generation)));
+            for key in keys(seed) {
+                let line = key.line(address, generation);
+                prop_assert_eq!(key.identify(&line), Some((address, generation)));
+            }
         }
 
         #[test]
         fn random_bytes_are_never_a_line(seed: u64, line: [u64; 8]) {
-            prop_assert_eq!(StampKey::from_seed(seed).identify(&line), None);
+            for key in keys(seed) {
+                prop_assert_eq!(key.identify(&line), None);
+            }
+            prop_assert_eq!(place_of(&line, 0), None);
         }
 
         #[test]
         fn a_flipped_line_is_never_accepted(seed: u64, address in 0u64..1 << 40, generation in 0u64..1 << 40, word in 0usize..8, bit in 0u32..64) {
-            let key = StampKey::from_seed(seed);
-            let mut line = key.line(address, generation);
-            line[word] ^= 1 << bit;
-            prop_assert_eq!(key.identify(&line), None);
+            for key in keys(seed) {
+                let mut line = key.line(address, generation);
+                line[word] ^= 1 << bit;
+                prop_assert_eq!(key.identify(&line), None);
+                prop_assert_eq!(place_of(&line, address).filter(|_| !key.multiplied), None);
+            }
+        }
+
+        /// Words of two generations are no line, however they are mixed.
+        #[test]
+        fn a_mix_of_two_generations_is_never_accepted(seed: u64, address in 0u64..1 << 40, generation in 0u64..1 << 40, later in 1u64..1 << 20, chosen in 1u8..127) {
+            for key in keys(seed) {
+                let (old, new) = (key.line(address, generation), key.line(address, generation + later));
+                // w0 is the same in both.
+                let mix: Line = std::array::from_fn(|i| {
+                    if i > 0 && chosen >> (i - 1) & 1 == 1 { new[i] } else { old[i] }
+                });
+                prop_assert_eq!(key.identify(&mix), None);
+                prop_assert!(old.iter().zip(&new).skip(1).all(|(old, new)| old != new));
+            }
+        }
+
+        /// Whoever has no key sees that lines are of one run, and of which if he has its key.
+        #[test]
+        fn lines_of_one_run_agree(seed: u64, run: u64, address in 0u64..1 << 40, generation: u64) {
+            let key = StampKey::new(PageFormat::V2 { run: RunId(run) }, seed);
+            for line in [key.line(address, generation), key.text_line(address, generation)] {
+                prop_assert_eq!(place_of(&line, address), Some(key.place()));
+            }
+            let other = StampKey::new(PageFormat::V2 { run: RunId(run ^ 1) }, seed);
+            let address = other.identify(&key.line(address, generation)).map(|(at, _)| at);
+            prop_assert!(address.is_some_and(|at| at > 1 << 40), "{address:?}");
         }
     }
 
     #[test]
     fn zero_is_no_line() {
-        assert_eq!(StampKey::from_seed(7).identify(&ZERO_LINE), None);
+        for key in keys(7) {
+            assert_eq!(key.identify(&ZERO_LINE), None);
+        }
+        assert_eq!(place_of(&ZERO_LINE, 0), None);
     }
 
-    /// The example of docs/page-format.md; if this changes, the format's version must.
+    /// The examples of docs/page-format.md; if one changes, the format's version must.
     #[test]
-    fn documented_example() {
-        let line = StampKey::from_seed(7).line(3, 2);
-        let text = line.map(|w| format!("{w:016x}")).join(" ");
+    fn documented_examples() {
         let doc = include_str!("../../docs/page-format.md");
-        assert!(doc.contains(&text), "docs/page-format.md should show {text}");
+        let run = RunId(0x0123_4567_89ab_cdef);
+        for format in [PageFormat::V1, PageFormat::V2 { run }] {
+            let line = StampKey::new(format, 7).line(3, 2);
+            let text = line.map(|w| format!("{w:016x}")).join(" ");
+            assert!(doc.contains(&text), "docs/page-format.md should show {text}");
+        }
     }
 }

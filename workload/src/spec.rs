@@ -9,10 +9,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::content::{Content, SlotAddress};
-use crate::line::{Generation, Line, LineAddress, StampKey, mix};
+use crate::line::{Generation, Line, LineAddress, PageFormat, StampKey, mix};
 use crate::pattern::{Ground, Operation, Pattern, PatternError, Slot};
 use crate::profile::{PatternSpec, Profile};
 use crate::region::Region;
+use crate::run::RunId;
+use crate::stamp;
 use crate::trace::{Trace, TraceError};
 use crate::units::Bytes;
 use crate::{LINE_BYTES, PAGE_BYTES, PAGE_LINES};
@@ -38,8 +40,10 @@ pub enum Traces<'a> {
 
 /// A run, as read from a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Description", into = "Description")]
 pub struct WorkloadSpec {
+    /// How lines are stamped.
+    pub format: PageFormat,
     /// Determines every byte together with the rest of this spec and the watermarks.
     pub seed: u64,
     /// Size of the region in bytes, a multiple of 4096.
@@ -48,6 +52,57 @@ pub struct WorkloadSpec {
     pub writers: u32,
     /// What is written where, in what pieces.
     pub workload: Profile,
+}
+
+/// A spec as it is written down.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    /// Version of the page format; 1 where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    format: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<RunId>,
+    seed: u64,
+    memory: Bytes,
+    /// Size of the disk of stamped lines that devices read from: none that this version reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<Bytes>,
+    writers: u32,
+    workload: Profile,
+}
+
+impl TryFrom<Description> for WorkloadSpec {
+    type Error = String;
+    fn try_from(description: Description) -> Result<Self, String> {
+        let Description { format, run, seed, memory, disk, writers, workload } = description;
+        let format = match (format.unwrap_or(1), run) {
+            (1, None) => PageFormat::V1,
+            (1, Some(_)) => return Err("page format 1 knows no run; format 2 does".to_owned()),
+            (2, Some(run)) => PageFormat::V2 { run },
+            (2, None) => return Err("page format 2 needs the run whose key stamps it".to_owned()),
+            (other, _) => {
+                return Err(format!(
+                    "page format {other} is not known here; 1 and 2 are: use a newer version"
+                ));
+            }
+        };
+        if disk.is_some() {
+            return Err("a disk of stamped lines is not read by this version".to_owned());
+        }
+        Ok(Self { format, seed, memory, writers, workload })
+    }
+}
+
+impl From<WorkloadSpec> for Description {
+    fn from(spec: WorkloadSpec) -> Self {
+        let WorkloadSpec { format, seed, memory, writers, workload } = spec;
+        let (format, run) = match format {
+            PageFormat::V1 => (None, None),
+            PageFormat::V2 { run } => (Some(2), Some(run)),
+        };
+        Self { format, run, seed, memory, disk: None, writers, workload }
+    }
 }
 
 /// Settings that contradict each other or the format.
@@ -186,6 +241,14 @@ pub struct Segment {
 }
 
 impl WorkloadSpec {
+    /// The run whose key stamps the lines; journals of format 1 name it beside the spec alone.
+    pub fn run(&self) -> Option<RunId> {
+        match self.format {
+            PageFormat::V1 => None,
+            PageFormat::V2 { run } => Some(run),
+        }
+    }
+
     /// Checks the settings and resolves them; a trace file is read.
     ///
     /// # Errors
@@ -239,7 +302,7 @@ impl WorkloadSpec {
             })
             .collect::<Result<_, _>>()?;
         Ok(Workload {
-            key: StampKey::from_seed(self.seed),
+            key: StampKey::new(self.format, self.seed),
             content: Content::new(&self.workload.content),
             spec,
             layout,
@@ -415,9 +478,7 @@ impl Workload {
         let addresses = first..first + self.record_lines();
         let content = self.content(first);
         if content.is_plain() {
-            for address in addresses {
-                region.store(address, &self.key.line(address, generation));
-            }
+            stamp::store(self.key, region.lines(addresses), first, generation);
             return self.record_lines();
         }
         let mut written = 0;
@@ -441,7 +502,13 @@ impl Workload {
     ) -> Option<LineAddress> {
         let first = self.slot_line(writer, slot);
         let content = self.content(first);
-        (first..first + self.record_lines()).find(|address| {
+        let mut addresses = first..first + self.record_lines();
+        if content.is_plain()
+            && stamp::stands(self.key, region.lines(addresses.clone()), first, generation)
+        {
+            return None;
+        }
+        addresses.find(|address| {
             region.load(*address) != content.line(self.key, first, *address, generation)
         })
     }
@@ -454,6 +521,7 @@ mod tests {
 
     fn spec(name: &str) -> WorkloadSpec {
         WorkloadSpec {
+            format: PageFormat::V2 { run: RunId(1) },
             seed: 7,
             memory: Bytes(1 << 20),
             writers: 2,
@@ -504,6 +572,32 @@ mod tests {
                 prop_assert_eq!(next, (page + 1) * PAGE_LINES);
             }
         }
+    }
+
+    #[test]
+    fn a_spec_says_its_format_and_what_is_not_there_is_named() {
+        let second = spec("stream");
+        let first = WorkloadSpec { format: PageFormat::V1, ..second.clone() };
+        let rest = r#""seed":7,"memory":1048576,"writers":2,"workload":"stream,record=4KiB,content=random""#;
+        let cases = [
+            (&first, format!("{{{rest}}}")),
+            (&second, format!(r#"{{"format":2,"run":"0000000000000001",{rest}}}"#)),
+        ];
+        for (spec, text) in cases {
+            assert_eq!(serde_json::to_string(spec).unwrap(), text);
+            assert_eq!(serde_json::from_str::<WorkloadSpec>(&text).unwrap(), *spec);
+        }
+        let refused = |more: &str| {
+            let text = format!("{{{more}{rest}}}");
+            serde_json::from_str::<WorkloadSpec>(&text).unwrap_err().to_string()
+        };
+        assert!(refused(r#""format":3,"#).contains("page format 3 is not known"));
+        assert!(refused(r#""format":2,"#).contains("needs the run"));
+        assert!(refused(r#""run":"0000000000000001","#).contains("format 1 knows no run"));
+        assert!(refused(r#""format":2,"run":"1","#).contains("16 hexadecimal digits"));
+        let disk = r#""format":2,"run":"0000000000000001","disk":4096,"#;
+        assert!(refused(disk).contains("a disk of stamped lines is not read"));
+        assert!(refused(r#""format":2,"format":2,"#).contains("duplicate field"));
     }
 
     #[test]

@@ -101,11 +101,13 @@ pub fn operations_for_pages(workload: &Workload, writer: usize, pages: f64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::line::PageFormat;
     use crate::spec::WorkloadSpec;
     use crate::units::Bytes;
 
     fn workload(name: &str) -> Workload {
         let spec = WorkloadSpec {
+            format: PageFormat::fresh(),
             seed: 4,
             memory: Bytes(4096 * 1000),
             writers: 2,

@@ -308,6 +308,8 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::fill::fill;
+    use crate::line::PageFormat;
+    use crate::run::RunId;
     use crate::spec::WorkloadSpec;
     use crate::units::Bytes;
 
@@ -320,6 +322,7 @@ mod tests {
 
     fn start(name: &str) -> (Arc<Workload>, Arc<Region>, Watermarks) {
         let spec = WorkloadSpec {
+            format: PageFormat::V2 { run: RunId(1) },
             seed: 3,
             memory: Bytes(37 * PAGE_BYTES),
             writers: 2,

@@ -30,6 +30,10 @@ fn bad_usage_is_refused_and_leaves_nothing_behind() {
     refused(&["--file", path, "--rate", "fast"], "does not start with a number");
     refused(&["--file", path, "--pattern", "magic"], "there are: stream, stream-index");
     refused(&["--file", path, "--workload", "zipf,theta=7"], "out of range");
+    refused(&["--file", path, "--workload", "stream,by=device"], "by=device is not there");
+    refused(&["--file", path, "--workload", "stream,by=magic"], "by=magic is unknown");
+    refused(&["--file", path, "--run", "7"], "16 hexadecimal digits");
+    refused(&["--file", path, "--isa", "mmx"], "there are auto, avx512");
     refused(&["--file", path, "--workload", "trace,file=/nonexistent"], "/nonexistent");
     refused(&["--file", path, "--workload", "/nonexistent.toml"], "cannot read it");
     refused(&["--file", path, "--memory", "1MiB", "--rate", "0pages/s"], "no number");
@@ -80,6 +84,25 @@ fn a_run_reports_what_it_did_and_journals_where_it_stopped() {
         assert!(beats > 20, "{beats} beats in half a second");
     }
     assert_eq!(std::fs::metadata(region).unwrap().len(), 8 << 20);
+}
+
+/// Seed and run make the bytes; the run alone is drawn anew.
+#[test]
+fn a_run_is_drawn_anew_unless_it_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let fill_of = |name: &str, more: &[&str]| {
+        let file = directory.path().join(name);
+        let path = file.to_str().unwrap();
+        let run = ["run", "--memory", "64KiB", "--rate", "1B/s", "--duration", "1ms"];
+        let output = workload(&[&run[..], &["--seed", "3", "--file", path], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        std::fs::read(file).unwrap()
+    };
+    let named = ["--run", "00000000000000ab"];
+    assert_eq!(fill_of("a", &named), fill_of("b", &named));
+    assert_ne!(fill_of("c", &[]), fill_of("d", &[]));
+    let portable = fill_of("e", &[&named[..], &["--isa", "portable"]].concat());
+    assert_eq!(portable, fill_of("f", &named));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use migrate_core::predict::model::{
 };
 use rayon::prelude::*;
 use workload::exit;
+use workload::line::PageFormat;
 use workload::pattern::Access;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::Bytes;
@@ -272,7 +273,13 @@ fn judge(out: &mut impl Write, rows: &[(&str, f64, Vec<Cell>)]) -> anyhow::Resul
 
 fn workload(pattern: &str, scale: u64) -> anyhow::Result<Workload> {
     let memory = Bytes(MEMORY / scale);
-    let spec = WorkloadSpec { seed: 1, memory, writers: 1, workload: pattern.parse()? };
+    let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
+        seed: 1,
+        memory,
+        writers: 1,
+        workload: pattern.parse()?,
+    };
     Ok(spec.resolve()?)
 }
 

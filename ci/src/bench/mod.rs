@@ -53,12 +53,14 @@ pub(crate) struct Row {
 pub(crate) enum Limit {
     AtLeast(f64),
     AtMost(f64),
+    /// A figure that others are read beside.
+    None,
 }
 
 impl Row {
     fn passes(&self) -> bool {
         match (self.value, self.limit) {
-            (None, _) => true,
+            (None, _) | (_, Limit::None) => true,
             (Some(value), Limit::AtLeast(limit)) => value >= limit,
             (Some(value), Limit::AtMost(limit)) => value <= limit,
         }
@@ -80,10 +82,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             match row.limit {
                 Limit::AtLeast(limit) => format!(">= {limit}"),
                 Limit::AtMost(limit) => format!("<= {limit}"),
+                Limit::None => "-".to_owned(),
             },
         );
         let verdict = match (row.value, row.passes()) {
             (None, _) => "SKIPPED",
+            _ if matches!(row.limit, Limit::None) => "beside",
             (_, true) => "pass",
             (_, false) => "SHORT",
         };
@@ -93,8 +97,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             row.name, row.figure, row.peer
         )?;
     }
+    let judged = rows.iter().filter(|row| !matches!(row.limit, Limit::None)).count();
     let short = rows.iter().filter(|row| !row.passes()).count();
-    writeln!(out, "{} of {} rows pass", rows.len() - short, rows.len())?;
+    writeln!(out, "{} of {} rows pass", judged - short, judged)?;
     let code = if short == 0 { exit::PROVEN } else { exit::WRONG };
     drop(out);
     match args.what {

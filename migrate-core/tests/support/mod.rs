@@ -24,11 +24,13 @@ use migrate_core::memory::{PageNumber, PageRange};
 use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::proto::Epoch;
 use migrate_core::source::{self, Migrated, NotMigrated, SourceSettings};
+use workload::line::PageFormat;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::units::{Bytes, Rate};
 
 pub fn spec(mebibytes: u64) -> WorkloadSpec {
     WorkloadSpec {
+        format: PageFormat::fresh(),
         seed: 7,
         memory: Bytes(mebibytes << 20),
         writers: 2,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use workload::fill::fill;
 use workload::heartbeat::beat;
-use workload::journal::{JournalWriter, Motion, RunId};
+use workload::journal::{JournalWriter, Motion};
+use workload::line::PageFormat;
 use workload::region::Region;
+use workload::run::RunId;
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
@@ -36,6 +38,7 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
     let directory = tempfile::tempdir().unwrap();
     let (region, journal) = (directory.path().join("region"), directory.path().join("journal"));
     let spec = WorkloadSpec {
+        format: PageFormat::V2 { run },
         seed: 5,
         memory: Bytes(1 << 20),
         writers: 2,

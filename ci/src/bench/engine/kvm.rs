@@ -14,6 +14,7 @@ use workload::units::Bytes;
 
 use super::{Limit, Row, milliseconds, row, skipped};
 use crate::bench::median;
+use workload::line::PageFormat;
 
 const MEMORY: Bytes = Bytes(1 << 30);
 /// How long an emulated vCPU may take to dirty a hundredth of that.
@@ -29,8 +30,13 @@ pub(super) fn measure() -> anyhow::Result<Vec<Row>> {
 }
 
 fn guest(memory: Bytes) -> anyhow::Result<StampedGuest> {
-    let spec =
-        WorkloadSpec { seed: 1, memory, writers: 1, workload: "uniform,record=4KiB".parse()? };
+    let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
+        seed: 1,
+        memory,
+        writers: 1,
+        workload: "uniform,record=4KiB".parse()?,
+    };
     let proof = ProofSettings { run_on: Duration::from_millis(100), audit: false };
     Ok(StampedGuest::start_new(&GuestSettings {
         machine: MachineKind::Kvm,

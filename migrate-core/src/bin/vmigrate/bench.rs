@@ -34,6 +34,7 @@ use workload::{exit, interrupt, machine, say};
 use crate::args::StateArgs;
 use crate::output::{print_json, print_run};
 use crate::send::{EngineArgs, migrate};
+use workload::line::PageFormat;
 
 /// The SDPS share that explains both of the white paper's figures.
 const BETA: f64 = 0.914;
@@ -217,6 +218,7 @@ fn one(
                 proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
                 journal: Some(receiver.journal.clone()),
                 ..GuestSettings::of(WorkloadSpec {
+                    format: PageFormat::fresh(),
                     seed: args.seed,
                     memory,
                     writers: 2,

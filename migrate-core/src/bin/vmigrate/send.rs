@@ -18,7 +18,9 @@ use migrate_core::proto::Epoch;
 use migrate_core::report::RunReport;
 use migrate_core::source::{OverLimit, SourceSettings, Streams};
 use migrate_core::trial::Trial;
+use workload::line::PageFormat;
 use workload::profile::Profile;
+use workload::run::RunId;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
 use workload::{interrupt, say};
@@ -52,9 +54,13 @@ pub(crate) struct Args {
     /// Bytes per record: a power of two from 64 to 2MiB [default: the workload's]
     #[arg(long)]
     record: Option<Bytes>,
-    /// Determines every byte that is written
+    /// Determines, with the run, every byte that is written
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The run that lines name, 16 hexadecimal digits, to write the very same bytes again
+    /// [default: drawn anew]
+    #[arg(long, value_name = "ID")]
+    run: Option<RunId>,
     #[command(flatten)]
     engine: EngineArgs,
     /// Most downtime: the switchover goal
@@ -198,8 +204,13 @@ fn parse_beta(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut workload = args.workload.clone();
     workload.record = args.record.unwrap_or(workload.record);
-    let spec =
-        WorkloadSpec { seed: args.seed, memory: args.memory, writers: args.writers, workload };
+    let spec = WorkloadSpec {
+        format: PageFormat::V2 { run: args.run.unwrap_or_else(RunId::fresh) },
+        seed: args.seed,
+        memory: args.memory,
+        writers: args.writers,
+        workload,
+    };
     let engine = &args.engine;
     let policy = match engine.policy[..] {
         [] => PolicyKind::Adaptive,

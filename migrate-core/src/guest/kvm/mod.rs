@@ -433,6 +433,7 @@ impl Drop for KvmMachine {
 mod tests {
     use super::*;
     use workload::fill::fill;
+    use workload::line::PageFormat;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -441,7 +442,8 @@ mod tests {
     fn a_vcpu_that_runs_has_no_state_to_save() {
         let memory = Bytes(1 << 20);
         let workload = "stream".parse().unwrap();
-        let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
+        let spec =
+            WorkloadSpec { format: PageFormat::fresh(), seed: 1, memory, writers: 2, workload };
         let workload = Arc::new(spec.resolve().unwrap());
         let region = Arc::new(Region::anonymous(memory).unwrap());
         let system = Arc::new(Region::anonymous(Bytes(system_bytes(&workload))).unwrap());

@@ -101,14 +101,15 @@ global_asm!(
     xor \reg, \tmp
 .endm
 
-# One body word: rax = w0, rsi = w1.
-.macro VMIGRATE_BODY index, turn, inner
-    mov r9, rax
-    rol r9, \turn
-    xor r9, rsi
-    xor r9, qword ptr [rbx + 96 + 8 * \inner]
-    imul r9, qword ptr [rbx + 96 + 8 * \index]
-    mov qword ptr [rdi + 16 + 8 * \index], r9
+# One body word: two stamps, each turned, and a constant.
+.macro VMIGRATE_BODY index, left, left_turn, right, right_turn
+    mov r8, \left
+    rol r8, \left_turn
+    mov r9, \right
+    rol r9, \right_turn
+    xor r8, r9
+    add r8, qword ptr [rbx + 96 + 8 * \index]
+    mov qword ptr [rdi + 16 + 8 * \index], r8
 .endm
 
     .global vmigrate_payload_start
@@ -181,12 +182,12 @@ vmigrate_payload_start:
     xor rsi, r12
     VMIGRATE_MIX rsi, r8
     mov qword ptr [rdi + 8], rsi
-    VMIGRATE_BODY 0, 9, 5
-    VMIGRATE_BODY 1, 18, 4
-    VMIGRATE_BODY 2, 27, 3
-    VMIGRATE_BODY 3, 36, 2
-    VMIGRATE_BODY 4, 45, 1
-    VMIGRATE_BODY 5, 54, 0
+    VMIGRATE_BODY 0, rax, 0, rsi, 13
+    VMIGRATE_BODY 1, rsi, 0, rax, 13
+    VMIGRATE_BODY 2, rax, 0, rsi, 50
+    VMIGRATE_BODY 3, rsi, 0, rax, 50
+    VMIGRATE_BODY 4, rax, 13, rsi, 50
+    VMIGRATE_BODY 5, rsi, 13, rax, 50
     inc rdx
     add rdi, 64
     dec rcx
@@ -225,6 +226,8 @@ pub(super) fn check(workload: &Workload) -> Result<(), GuestError> {
         "guest code under KVM follows the patterns 'stream' and 'uniform' only"
     } else if workload.spec().workload.pattern == workload::profile::PatternSpec::Touch {
         "guest code under KVM writes whole records, not 'touch'"
+    } else if workload.spec().run().is_none() {
+        "guest code under KVM writes page format 2 only"
     } else if workload.spec().memory.0 > Layout::workload_bytes_max() {
         "guests under KVM have at most 511 GiB"
     } else {

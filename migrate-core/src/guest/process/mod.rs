@@ -224,6 +224,7 @@ impl Drop for Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use workload::line::PageFormat;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -233,7 +234,8 @@ mod tests {
         for gate in [Gate::Open, Gate::Closed] {
             let memory = Bytes(1 << 20);
             let workload = "stream".parse().unwrap();
-            let spec = WorkloadSpec { seed: 1, memory, writers: 2, workload };
+            let spec =
+                WorkloadSpec { format: PageFormat::fresh(), seed: 1, memory, writers: 2, workload };
             let workload = Arc::new(spec.resolve().unwrap());
             let region = Arc::new(Region::anonymous(memory).unwrap());
             let fill = Expected::at(&workload, &[0, 0]);

@@ -156,6 +156,7 @@ impl Timeline {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use workload::line::PageFormat;
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
@@ -191,6 +192,7 @@ mod tests {
     fn ages_are_those_of_the_last_writes() {
         for name in ["stream,record=16KiB", "uniform,record=64", "zipf,record=512", "touch"] {
             let spec = WorkloadSpec {
+                format: PageFormat::fresh(),
                 seed: 3,
                 memory: Bytes(64 * 4096),
                 writers: 1,

@@ -21,9 +21,10 @@ use verifier::expected::Expected;
 use workload::clock::realtime_ns;
 use workload::fill::fill;
 use workload::heartbeat::Heart;
-use workload::journal::{JournalWriter, RunId};
+use workload::journal::JournalWriter;
 use workload::machine::require_memory;
 use workload::region::Region;
+use workload::run::RunId;
 use workload::spec::{Workload, WorkloadSpec};
 use workload::stats::Stats;
 use workload::units::{Bytes, Rate};
@@ -171,7 +172,7 @@ impl StampedGuest {
         kind.check(&workload)?;
         let bytes = Memory::sizes(kind, &workload).iter().map(|bytes| bytes.0).sum();
         require_memory(Bytes(bytes)).map_err(|e| fail(&e))?;
-        let run = RunId::random();
+        let run = spec.run().unwrap_or_else(RunId::fresh);
         let description = Description {
             machine: kind,
             run: run.0,

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use verifier::expected::Expected;
 use verifier::memory::Moment;
-use workload::journal::{JournalWriter, RunId};
+use workload::journal::JournalWriter;
 use workload::machine::require_memory;
+use workload::run::RunId;
 use workload::spec::{Traces, Workload};
 use workload::units::Bytes;
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use verifier::evidence::Evidence;
 use verifier::extent::Faults;
+use workload::journal::Follower;
 use workload::say;
 use workload::spec::Workload;
 
@@ -53,10 +54,11 @@ pub(crate) fn notes(evidence: &Evidence) -> Vec<String> {
     for writer in evidence.idle_writers() {
         notes.push(format!("writer {writer} was never seen to advance"));
     }
-    if let Some(run) = &evidence.followed_by {
+    if let Some(Follower { run, key }) = evidence.followed_by {
+        let key = key.map_or(String::new(), |key| format!(" (key {key})"));
         notes.push(format!(
-            "run {run} began where this one was heard: the guest started again, or another one beats \
-             into the same link; collect each run into a journal of its own"
+            "run {run}{key} began where this one was heard: the guest started again, or another one \
+             beats into the same link; collect each run into a journal of its own"
         ));
     }
     notes

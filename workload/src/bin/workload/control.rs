@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::Context;
 use workload::heartbeat;
-use workload::journal::{JournalWriter, Motion, RunId};
+use workload::journal::{JournalWriter, Motion};
 use workload::outlet::open_serial;
 use workload::rate::Demand;
+use workload::run::RunId;
 
 use crate::guest::Guest;
 

@@ -14,6 +14,7 @@ use workload::unique;
 use workload::units::Bytes;
 
 use crate::guest;
+use workload::line::PageFormat;
 
 /// Times of the curve.
 const TIMES_MS: [u64; 9] = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000];
@@ -97,6 +98,7 @@ fn describe(args: &ShowArgs, out: &mut impl Write) -> anyhow::Result<()> {
     writeln!(out, "\n{profile}")?;
 
     let spec = WorkloadSpec {
+        format: PageFormat::fresh(),
         seed: args.seed,
         memory: args.memory.resolve().map_err(anyhow::Error::msg)?,
         writers: args.writers,

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use workload::hiccup::Felt;
-use workload::journal::RunId;
 use workload::rate::{Demand, Plan};
 use workload::report::{PageRate, SCHEMA, Sample, Summary};
+use workload::run::RunId;
 use workload::spec::Workload;
 use workload::stats::Stats;
 use workload::unique::{OPERATIONS_MAX, Unique};

@@ -11,16 +11,19 @@ use workload::dirty::DirtyPages;
 use workload::fill::fill;
 use workload::heartbeat::{self, Heart};
 use workload::hiccup::Watch;
-use workload::journal::{JournalWriter, Motion, RunId};
+use workload::journal::{JournalWriter, Motion};
+use workload::line::PageFormat;
 use workload::machine::{self, MemorySize};
 use workload::outlet::OutletAddress;
 use workload::profile::Profile;
 use workload::rate::{Demand, Unit};
 use workload::region::Region;
 use workload::report::Sample;
+use workload::run::RunId;
 use workload::say;
 use workload::schedule::CatchUp;
 use workload::spec::WorkloadSpec;
+use workload::stamp::IsaChoice;
 use workload::trace::TraceWriter;
 use workload::units::{Bytes, Rate, parse_duration};
 use workload::writer::{BeforeWrite, Watermarks};
@@ -65,9 +68,17 @@ pub(crate) struct Args {
     /// Bytes per record: a power of two from 64 to 2MiB [default: the workload's]
     #[arg(long)]
     record: Option<Bytes>,
-    /// Determines every byte that is written
+    /// Determines, with the run, every byte that is written
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The run that lines name, 16 hexadecimal digits, to write the very same bytes again
+    /// [default: drawn anew]
+    #[arg(long, value_name = "ID")]
+    run: Option<RunId>,
+    /// What lines are computed with: auto, avx512, avx2 or portable. A VM that moves between
+    /// processors needs one that all of them have
+    #[arg(long, value_name = "NAME", default_value_t)]
+    isa: IsaChoice,
     /// Stop after this long; without it, at Ctrl-C
     #[arg(long, value_parser = parse_duration)]
     duration: Option<Duration>,
@@ -111,7 +122,14 @@ impl Args {
         let mut profile = self.workload.clone();
         profile.record = self.record.unwrap_or(profile.record);
         let memory = self.memory.resolve().map_err(anyhow::Error::msg)?;
-        Ok(WorkloadSpec { seed: self.seed, memory, writers: self.writers, workload: profile })
+        let format = PageFormat::V2 { run: self.run.unwrap_or_else(RunId::fresh) };
+        Ok(WorkloadSpec {
+            format,
+            seed: self.seed,
+            memory,
+            writers: self.writers,
+            workload: profile,
+        })
     }
 
     /// What is wrong beyond what the parser sees.
@@ -151,7 +169,10 @@ impl Args {
 /// Runs to the end; the exit code says whether the writers found memory right.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.check()?;
-    let workload = Arc::new(args.spec()?.resolve()?);
+    args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
+    let spec = args.spec()?;
+    let run_id = spec.run().unwrap_or_else(RunId::fresh);
+    let workload = Arc::new(spec.resolve()?);
     let spec = workload.spec().clone();
     // Says what cannot be before memory is filled.
     let plan = guest::plan(&workload, &args.rate)?;
@@ -160,7 +181,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut control = args.control.as_ref().map(Control::open).transpose()?;
 
     let region = Arc::new(args.region(spec.memory)?);
-    let run_id = RunId::random();
     let mut journal = match &args.heartbeat {
         Some(address) => Some(JournalWriter::start(address, run_id, &spec)?),
         None => None,
