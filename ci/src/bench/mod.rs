@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         let (value, limit) = (
             row.value.map_or("-".to_owned(), |v| format!("{v:.3}")),
             match row.limit {
-                Limit::AtLeast(limit) => format!(">= {limit}"),
+                Limit::AtLeast(limit) => format!(">= {}", (limit * 100.0).round() / 100.0),
                 Limit::AtMost(limit) => format!("<= {limit}"),
                 Limit::None => "-".to_owned(),
             },
