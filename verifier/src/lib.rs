@@ -15,6 +15,7 @@ pub mod expected;
 pub mod extent;
 pub mod image;
 pub mod infer;
+pub mod law;
 pub mod manifest;
 pub mod memory;
 mod page;

@@ -10,6 +10,7 @@
 //! What memory *should* hold at given counters is the `verifier` crate's subject; how a guest is
 //! moved while it writes is `migrate-core`'s.
 
+pub mod beat;
 pub mod clock;
 pub mod content;
 pub mod cores;
