@@ -356,15 +356,12 @@ impl<'a> Court<'a> {
             .map(|i| self.beat(i).writer)
             .collect();
         let ended = ends.len() >= writers as usize;
-        let mut until_us = None;
-        if !ended {
-            match self.alive_at_the_end(&own) {
-                Ok(until) => until_us = Some(until),
-                Err(until) => {
-                    until_us = until;
-                    reasons.insert(Reason::Silence);
-                }
-            }
+        let (alive, until_us) = match ended {
+            true => (true, None),
+            false => self.alive_at_the_end(&own),
+        };
+        if !alive {
+            reasons.insert(Reason::Silence);
         }
         let mut watermarks = vec![0; writers as usize];
         for i in own_beats() {
@@ -729,11 +726,11 @@ impl<'a> Court<'a> {
         reasons.extend(unseen.into_iter().map(|phase| Reason::PhaseIdle { phase: phase.clone() }));
     }
 
-    /// Until when, by the wall clock, the run was heard to go on: each session that heard one of its
-    /// last beats must have been closed soon after.
-    fn alive_at_the_end(&self, own: &[bool]) -> Result<u64, Option<u64>> {
+    /// Whether the run was heard to go on until each session that heard one of its last beats was
+    /// closed; and until when it was heard, by the wall clock.
+    fn alive_at_the_end(&self, own: &[bool]) -> (bool, Option<u64>) {
         let Some(last) = (0..self.count()).rev().find(|i| own[*i]).map(|i| self.beat(i)) else {
-            return Err(None);
+            return (false, None);
         };
         // Of several beats of the last number any that is not held will do.
         let first_of_last = (0..self.count()).rev().filter(|i| own[*i]);
@@ -766,10 +763,7 @@ impl<'a> Court<'a> {
             let wall = session.opening.as_ref().map(|opening| opening.wall_us.saturating_add(at));
             until = until.max(wall);
         }
-        match (alive, until) {
-            (true, Some(until)) => Ok(until),
-            (_, until) => Err(until),
-        }
+        (alive, until)
     }
 
     fn in_words(&self, x: usize, b: usize) -> String {
