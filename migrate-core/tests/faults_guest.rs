@@ -12,6 +12,7 @@ use migrate_core::guest::stamped::{
 };
 use migrate_core::guest::{Guest, Shadow, ShadowFactory, Work};
 use support::{Tamper, TamperedFactory, assert_healthy, listener, receiver, send, settings, spec};
+use workload::heartbeat::End;
 use workload::spec::WorkloadSpec;
 use workload::units::Rate;
 
@@ -278,7 +279,7 @@ fn a_vcpu_that_dies_after_the_start_is_told() {
         let mut there = shadow.guest.take().unwrap();
         let Err(error) = there.scan() else { continue };
         assert!(error.to_string().contains("a vCPU left guest mode: Shutdown"), "{error}");
-        let trouble = there.stop().trouble;
+        let trouble = there.stop(End::ByOwner).trouble;
         assert!(trouble[0].to_string().contains("Shutdown"), "{trouble:?}");
         return;
     }

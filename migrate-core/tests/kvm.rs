@@ -23,6 +23,7 @@ use support::{
     Quiet, TamperedTracker, WatchedGuest, assert_healthy, listener, receiver, settings, testify,
 };
 use verifier::verdict::Verdict;
+use workload::heartbeat::End;
 use workload::line::PageFormat;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
@@ -87,7 +88,7 @@ fn guest_code_writes_what_the_verifier_expects() {
         }
         let after = guest.watermarks();
         assert!(after.iter().zip(&before).all(|(a, b)| a > b), "{workload}: {before:?} {after:?}");
-        guest.stop();
+        guest.stop(End::ByOwner);
     }
 }
 
@@ -134,7 +135,7 @@ fn twenty_hops_in_a_row() {
         assert_eq!(shadow.first_scan.as_ref().unwrap().first_fault(), None, "hop {hop}");
         let next = shadow.guest.unwrap();
         assert_eq!(next.started_from(), stunned, "hop {hop}");
-        guest.stop();
+        guest.stop(End::ByOwner);
         guest = next;
         let deadline = Instant::now() + Duration::from_secs(20);
         while guest.watermarks().iter().zip(&stunned).any(|(now, then)| now <= then) {

@@ -1,9 +1,11 @@
 //! What a journal proves by itself: liveness, no rollback, no fork.
 
 use serde::{Deserialize, Serialize};
-use workload::journal::{Beat, Follower, Journal, Motion};
+use workload::beat::said::Kind;
+use workload::journal::{Beat, Follower, Journal};
 
 use crate::extent::Faults;
+use crate::law::{Reason, Ruling};
 use crate::verdict::Verdict;
 
 /// What the heartbeats say about one writer.
@@ -73,10 +75,10 @@ impl std::fmt::Display for Breach {
 pub struct Evidence {
     /// By writer; `None` for one that never beat.
     pub writers: Vec<Option<WriterEvidence>>,
-    /// Rules broken.
+    /// Rules broken, in a journal of format 1.
     pub breaches: Vec<Breach>,
-    /// Longest time between two neighbouring beats of any one writer, in milliseconds of the
-    /// journal's clock, with no beat lost between: the outside witness of a stun.
+    /// Longest time between two neighbouring beats, in milliseconds of the journal's clock, with no
+    /// beat lost between: the outside witness of a stun.
     pub longest_gap_ms: f64,
     /// Windows in which beats were sent and did not arrive: nothing is known of them.
     pub lost: Vec<Lost>,
@@ -86,6 +88,8 @@ pub struct Evidence {
     /// Another run that began where this one was heard: of what came after, and of memory, this
     /// journal proves nothing.
     pub followed_by: Option<Follower>,
+    /// What the law says of the run, where its journal is of format 2.
+    pub ruling: Option<Ruling>,
 }
 
 /// A window in which the link lost heartbeats.
@@ -119,7 +123,7 @@ pub fn judge(journal: &Journal) -> Evidence {
     beats.iter().for_each(|beat| by_writer[beat.writer as usize].push(beat));
     let mut breaches = two_places;
     breaches.extend(by_writer.iter().flat_map(|beats| contradictions(beats)));
-    let (longest_gap_ns, clock_stopped_ns) = silences(&beats, count);
+    let (longest_gap_ns, clock_stopped_ns) = silences(&beats, journal);
     Evidence {
         writers: by_writer.iter().map(|beats| WriterEvidence::of(beats)).collect(),
         breaches,
@@ -127,13 +131,18 @@ pub fn judge(journal: &Journal) -> Evidence {
         lost: lost(&beats, journal),
         clock_stopped_ms: clock_stopped_ns as f64 / 1e6,
         followed_by: journal.followed_by,
+        ruling: None,
     }
 }
 
 /// What the guest put into a beat; the clock of whoever heard it is not among it.
-fn content(beat: &Beat) -> (u64, u64, u32, u64, u64, bool) {
-    let at_rest = beat.motion == Motion::AtRest;
-    (beat.epoch, beat.number, beat.writer, beat.watermark, beat.guest_ns, at_rest)
+fn content(beat: &Beat) -> (u64, u64, u32, u64, u64, Kind) {
+    (beat.epoch, beat.number, beat.writer, beat.watermark, beat.guest_ns, beat.kind)
+}
+
+/// What the numbers of a beat count in: its epoch in format 1, the run in format 2.
+fn counted_in(journal: &Journal, beat: &Beat) -> u64 {
+    if journal.tag.is_some() { 0 } else { beat.epoch }
 }
 
 /// Every beat once, by epoch and number; and the first that was said in two ways.
@@ -174,21 +183,19 @@ fn contradictions(beats: &[&Beat]) -> Vec<Breach> {
     breaches
 }
 
-/// The longest silence of any one writer with no beat lost in it, and by how much the guest's clock fell
-/// behind the journal's at most, in nanoseconds.
-fn silences(beats: &[&Beat], writers: usize) -> (u64, u64) {
+/// The longest silence with no beat lost in it, and by how much the guest's clock fell behind the
+/// journal's at most, in nanoseconds.
+fn silences(beats: &[&Beat], journal: &Journal) -> (u64, u64) {
     let (mut longest, mut stopped) = (0, 0);
-    let mut last: Vec<Option<&Beat>> = vec![None; writers];
-    // The number that must follow, in the epoch that it is of.
-    let mut next: Option<(u64, u64)> = None;
-    for beat in beats {
-        let complete = match next {
-            Some((epoch, number)) if epoch == beat.epoch => beat.number <= number,
-            _ => beat.number == 0,
+    for pair in beats.windows(2) {
+        let (before, beat) = (pair[0], pair[1]);
+        let complete = match counted_in(journal, before) == counted_in(journal, beat) {
+            true => beat.number <= before.number + 1,
+            false => beat.number == 0,
         };
-        next = Some((beat.epoch, beat.number + 1));
-        let before = last[beat.writer as usize].replace(beat);
-        let Some(before) = before.filter(|_| complete) else { continue };
+        if !complete {
+            continue;
+        }
         let gap = beat.journal_ns.saturating_sub(before.journal_ns);
         longest = longest.max(gap);
         if beat.epoch == before.epoch {
@@ -205,7 +212,9 @@ fn lost(beats: &[&Beat], journal: &Journal) -> Vec<Lost> {
     let mut lost = Vec::new();
     let mut before: Option<&Beat> = None;
     for beat in beats {
-        let (expected, since_ns) = match before.filter(|before| before.epoch == beat.epoch) {
+        let (expected, since_ns) = match before
+            .filter(|before| counted_in(journal, before) == counted_in(journal, beat))
+        {
             Some(before) => (before.number + 1, before.journal_ns),
             None => (0, beat.journal_ns),
         };
@@ -228,24 +237,22 @@ impl WriterEvidence {
         Some(Self {
             first: first.watermark,
             last: beats.iter().map(|beat| beat.watermark).max()?,
-            at_rest: last.motion == Motion::AtRest,
+            at_rest: last.kind != Kind::Running,
             beats: beats.len() as u64,
         })
     }
 }
 
-/// A time without a heartbeat of one writer.
+/// A time without a heartbeat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
-    /// Which writer.
-    pub writer: u32,
     /// When it began, seconds after the journal's first beat.
     pub start_s: f64,
     /// How long it was, by the journal's clock.
     pub length_ms: f64,
     /// The guest changed hosts in it.
     pub changed_epoch: bool,
-    /// Operations done between the two beats.
+    /// Operations done between the last beats of the writers before it and their first after it.
     pub operations: u64,
 }
 
@@ -254,32 +261,43 @@ impl std::fmt::Display for Gap {
         let moved = if self.changed_epoch { ", the guest changed hosts" } else { "" };
         write!(
             f,
-            "{:>9.3} s  writer {} silent for {:.1} ms ({} operations{moved})",
-            self.start_s, self.writer, self.length_ms, self.operations
+            "{:>9.3} s  silent for {:.1} ms ({} operations{moved})",
+            self.start_s, self.length_ms, self.operations
         )
     }
 }
 
 /// Gaps longer than `least`, in the order in which they ended.
 pub fn gaps(journal: &Journal, least: std::time::Duration) -> Vec<Gap> {
-    let Some(begin) = journal.beats.first().map(|b| b.journal_ns) else { return Vec::new() };
-    let mut last: Vec<Option<&workload::journal::Beat>> = vec![None; journal.spec.writers as usize];
+    let beats = &journal.beats;
+    let Some(begin) = beats.first().map(|b| b.journal_ns) else { return Vec::new() };
+    let mut last: Vec<Option<u64>> = vec![None; journal.spec.writers as usize];
     let mut gaps = Vec::new();
-    for beat in &journal.beats {
-        if let Some(before) = last[beat.writer as usize].replace(beat) {
+    for (i, beat) in beats.iter().enumerate() {
+        let before = i.checked_sub(1).map(|i| &beats[i]);
+        if let Some(before) = before {
             let length_ns = beat.journal_ns.saturating_sub(before.journal_ns);
             if u128::from(length_ns) > least.as_nanos() {
                 gaps.push(Gap {
-                    writer: beat.writer,
                     start_s: before.journal_ns.saturating_sub(begin) as f64 / 1e9,
                     length_ms: length_ns as f64 / 1e6,
                     changed_epoch: beat.epoch != before.epoch,
-                    operations: beat.watermark.saturating_sub(before.watermark),
+                    operations: done(&beats[i..], &last),
                 });
             }
         }
+        last[beat.writer as usize] = Some(beat.watermark);
     }
     gaps
+}
+
+/// Operations that the writers' first beats of these have more than their last ones before.
+fn done(beats: &[Beat], before: &[Option<u64>]) -> u64 {
+    let mut left = before.to_vec();
+    // Writers beat in turn, or all at once.
+    let soon = beats.iter().take(4 * left.len());
+    let of = |beat: &Beat| Some(beat.watermark.saturating_sub(left[beat.writer as usize].take()?));
+    soon.filter_map(of).sum()
 }
 
 /// The rate of writing over one step of a journal.
@@ -317,14 +335,57 @@ pub fn rates(journal: &Journal, step: std::time::Duration) -> Vec<Step> {
 }
 
 impl Evidence {
-    /// The last watermark of each writer; 0 for one that never beat.
+    /// The last watermark of each writer of the guest that goes on; 0 for one that never beat.
     pub fn watermarks(&self) -> Vec<u64> {
-        self.writers.iter().map(|w| w.as_ref().map_or(0, |w| w.last)).collect()
+        match &self.ruling {
+            Some(ruling) => ruling.watermarks.clone(),
+            None => self.writers.iter().map(|w| w.as_ref().map_or(0, |w| w.last)).collect(),
+        }
     }
 
     /// Whether every writer said that it rests.
     pub fn at_rest(&self) -> bool {
         self.writers.iter().all(|w| w.as_ref().is_some_and(|w| w.at_rest))
+    }
+
+    /// Whether the guest was ended by its owner.
+    pub fn ended(&self) -> bool {
+        self.ruling.as_ref().map_or_else(|| self.at_rest(), |ruling| ruling.ended)
+    }
+
+    /// How the run contradicts itself, in words.
+    pub fn wrong(&self) -> Vec<String> {
+        match &self.ruling {
+            None => self.breaches.iter().map(ToString::to_string).collect(),
+            Some(ruling) if ruling.kinds.is_empty() => Vec::new(),
+            Some(Ruling { kinds, because, .. }) => {
+                let kinds: Vec<_> = kinds.iter().map(ToString::to_string).collect();
+                let because = because.as_deref().unwrap_or("beats contradict each other");
+                vec![format!("{}: {because}", kinds.join(" or "))]
+            }
+        }
+    }
+
+    /// What keeps the run from being proven, in words.
+    pub fn doubts(&self) -> Vec<String> {
+        let Some(Ruling { reasons, because, .. }) = &self.ruling else {
+            let idle = self.idle_writers().into_iter();
+            let mut doubts: Vec<String> =
+                idle.map(|writer| format!("writer {writer} was never seen to advance")).collect();
+            if let Some(Follower { run, key }) = self.followed_by {
+                let key = key.map_or(String::new(), |key| format!(" (key {key})"));
+                doubts.push(format!(
+                    "run {run}{key} began where this one was heard: the guest started again, or \
+                     another one beats into the same link; collect each run into a journal of its own"
+                ));
+            }
+            return doubts;
+        };
+        let word = |reason: &Reason| match (reason, because) {
+            (Reason::Contradiction, Some(because)) => format!("{reason}: {because}"),
+            _ => reason.to_string(),
+        };
+        reasons.iter().map(word).collect()
     }
 
     /// Writers that were never seen to advance.
@@ -334,18 +395,31 @@ impl Evidence {
     }
 
     /// What such memory makes of the verdict. Lines of the run that began here are no fault: memory is
-    /// its, and this journal's run has ended.
+    /// its, and this journal's run has ended. Where lines of the journal are missing, memory of another
+    /// moment may be lawful.
     pub fn with_memory(&self, faults: &Faults) -> Verdict {
         let next = self.followed_by.and_then(|follower| follower.key);
-        match faults.is_empty() || next.is_some_and(|key| faults.are_of(key)) {
-            true => self.verdict(),
-            false => Verdict::Wrong,
+        let is_next = next.is_some_and(|key| faults.are_of(key));
+        let Some(ruling) = &self.ruling else {
+            let is_right = faults.is_empty() || is_next;
+            return if is_right { self.verdict() } else { Verdict::Wrong };
+        };
+        let doubtful = ruling.reasons.iter().any(Reason::counts_for_memory);
+        if ruling.verdict == Verdict::Wrong || !(faults.is_empty() || doubtful && faults.are_aged())
+        {
+            Verdict::Wrong
+        } else if doubtful {
+            Verdict::Inconclusive
+        } else {
+            Verdict::Proven
         }
     }
 
     /// What the journal alone allows to conclude.
     pub fn verdict(&self) -> Verdict {
-        if !self.breaches.is_empty() {
+        if let Some(ruling) = &self.ruling {
+            ruling.verdict
+        } else if !self.breaches.is_empty() {
             Verdict::Wrong
         } else if !self.idle_writers().is_empty() || self.followed_by.is_some() {
             Verdict::Inconclusive
@@ -365,7 +439,7 @@ mod tests {
 
     fn journal(beats: &[(u64, u64)]) -> Journal {
         let beat = |(i, (epoch, watermark)): (usize, &(u64, u64))| Beat {
-            motion: Motion::Running,
+            kind: Kind::Running,
             epoch: *epoch,
             number: beats[..i].iter().filter(|(before, _)| before == epoch).count() as u64,
             writer: 0,
@@ -375,6 +449,7 @@ mod tests {
         };
         Journal {
             run: RunId(1),
+            tag: None,
             spec: WorkloadSpec {
                 format: PageFormat::V2 { run: RunId(1) },
                 seed: 1,

@@ -57,6 +57,11 @@ impl Faults {
             && self.extents.iter().all(|extent| extent.class == class)
     }
 
+    /// Whether each is a line of this run of another time, that other watermarks may explain.
+    pub fn are_aged(&self) -> bool {
+        self.lines.keys().all(|name| name == "STALE" || name == "FUTURE")
+    }
+
     /// Adds one line; lines come in ascending order.
     pub fn push(&mut self, address: u64, writer: usize, expected: u64, fault: LineFault) {
         *self.lines.entry(fault.class.name().to_owned()).or_default() += 1;

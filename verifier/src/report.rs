@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use workload::beat::said::Tag;
+
 use crate::evidence::{Evidence, Gap, Step};
 use crate::extent::Faults;
 use crate::verdict::Verdict;
@@ -91,6 +93,8 @@ pub struct JournalReport {
     pub verdict: Verdict,
     /// The run's id.
     pub run: String,
+    /// What tells its beats from others'; journals of format 1 have none.
+    pub tag: Option<Tag>,
     /// What it says.
     pub evidence: Evidence,
     /// Times without a heartbeat that were longer than asked for.

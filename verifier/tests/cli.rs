@@ -8,12 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use support::{Files, files, files_of, told};
-use workload::heartbeat::beat;
-use workload::journal::{JournalWriter, Motion};
-use workload::line::PageFormat;
+use workload::beat::said::Kind;
 use workload::run::RunId;
-use workload::spec::WorkloadSpec;
-use workload::writer::Watermarks;
 
 impl Files {
     fn scan(&self, more: &[&str]) -> (Option<i32>, String) {
@@ -87,12 +83,15 @@ fn bad_files_are_refused() {
         std::fs::write(&files.journal, journal).unwrap();
         files.scan(&[])
     };
-    let (code, said) = with(&text[..text.len() - 4]);
-    assert_eq!((code, said.contains("is cut in the middle")), (Some(2), true), "{said}");
-    let (code, said) = with(&text.replace(" 200 ", " 199 "));
-    assert_eq!((code, said.contains("does not match its checksum")), (Some(2), true), "{said}");
-    let (code, said) = with("");
-    assert_eq!((code, said.contains("truncated")), (Some(2), true), "{said}");
+    // What is not whole is not there, and that it is missing is seen.
+    for less in [&text[..text.len() - 4], &text.replace(" 200 ", " 199 ")] {
+        let (code, said) = with(less);
+        assert_eq!((code, said.contains("session are missing")), (Some(4), true), "{said}");
+    }
+    for other in ["", "my notes\n"] {
+        let (code, said) = with(other);
+        assert_eq!((code, said.contains("holds no session")), (Some(2), true), "{said}");
+    }
     let (code, said) = with(&text);
     assert_eq!(code, Some(0), "{said}");
     std::fs::File::options().write(true).open(&files.region).unwrap().set_len(999).unwrap();
@@ -148,7 +147,7 @@ fn heartbeats_are_collected_from_a_link() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let link = std::os::unix::net::UnixDatagram::unbound().unwrap();
-    for line in std::fs::read_to_string(&files.journal).unwrap().lines() {
+    for line in files.said().lines() {
         link.send_to(format!("{line}\n").as_bytes(), &socket).unwrap();
     }
     // It ends by itself: every writer has come to rest.
@@ -236,19 +235,17 @@ fn journals_are_judged_by_themselves() {
         assert_eq!((code, said.contains("PROVEN")), (Some(0), true), "{said}");
     }
     assert!(verifier("journal").1.contains("writer 1: operations 0 to 200 (at rest)"));
-    let log = JournalWriter::append(&files.journal, RunId(9));
-    beat(&Watermarks::new(&[150, 200]), 1, Motion::Running, &mut log.unwrap());
+    files.go_on(Kind::Running, 1, [150, 200]);
     let (code, said) = verifier("journal");
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("ROLLBACK: writer 0 was at operation 200 and then at 150"), "{said}");
+    assert!(said.contains("cannot be of one guest"), "{said}");
 }
 
 /// C30: what the error names does it.
 #[test]
 fn a_garbled_journal_is_read_by_collect() {
     let files = files();
-    let whole = std::fs::read_to_string(&files.journal).unwrap();
-    let garbled = whole.replacen("\nE", "\n[    5.1] usb 1-1: new device\nE", 1);
+    let garbled = files.said().replacen("\nE", "\n[    5.1] usb 1-1: new device\nE", 1);
     let (from, to) = (files.directory.path().join("console"), files.directory.path().join("new"));
     std::fs::write(&from, garbled).unwrap();
     let verifier = |args: &[&std::path::Path]| {
@@ -269,12 +266,9 @@ fn a_guest_that_starts_again_is_another_run() {
     let second = files_of("stream", RunId(10), 5);
     let (console, collected) =
         (second.directory.path().join("console"), second.directory.path().join("collected"));
-    let spec = workload::journal::Journal::read(&second.journal).unwrap().spec;
-    let spec = WorkloadSpec { format: PageFormat::V2 { run: RunId(9) }, ..spec };
-    let mut first = JournalWriter::create(&console, RunId(9), &spec).unwrap();
-    for watermarks in [[0, 0], [5, 5]] {
-        beat(&Watermarks::new(&watermarks), 0, Motion::Running, &mut first);
-    }
+    let first = files_of("stream", RunId(9), 5).said();
+    let first: Vec<&str> = first.lines().filter(|line| !line.starts_with('E')).collect();
+    std::fs::write(&console, first.join("\n") + "\n").unwrap();
     let verifier = |words: &str| {
         let place = |word: &str| match word {
             "CONSOLE" => console.clone(),
@@ -289,20 +283,23 @@ fn a_guest_that_starts_again_is_another_run() {
     let judge = ["journal COLLECTED", "scan REGION --journal COLLECTED"];
     let (code, said) = verifier(collect);
     assert_eq!(code, Some(0), "{said}");
+    // Who was only heard before it started is never seen to advance; of its memory nothing is there.
     let [(heard, _), (scanned, said)] = judge.map(verifier);
-    assert_eq!((heard, scanned), (Some(0), Some(1)), "{said}");
+    assert_eq!((heard, scanned), (Some(4), Some(1)), "{said}");
     assert!(said.contains("all are OTHER-RUN (key "), "{said}");
-    let both =
-        [&console, &second.journal].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+    let both = [std::fs::read_to_string(&console).unwrap(), second.said()].concat();
     std::fs::write(&console, both).unwrap();
-    for words in [collect].iter().chain(&judge) {
-        let (code, said) = verifier(words);
-        assert_eq!(code, Some(4), "{words}: {said}");
-        assert!(
-            said.contains("run 000000000000000a") && said.contains(" began"),
-            "{words}: {said}"
-        );
-    }
+    let (code, said) = verifier(collect);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("collecting run 000000000000000a") && said.contains("of 2 runs"),
+        "{said}"
+    );
+    // Each is judged by itself, and memory by its own.
+    let [(heard, both), (scanned, said)] = judge.map(verifier);
+    assert_eq!((heard, scanned), (Some(4), Some(0)), "{both} {said}");
+    let runs: Vec<&str> = both.lines().filter(|line| line.starts_with("run ")).collect();
+    assert!(runs.len() == 2 && both.contains("PROVEN (heard by "), "{both}");
 }
 
 /// The caller's own thread does what others cannot be had for.
@@ -332,8 +329,7 @@ fn a_user_who_may_start_no_thread_gets_a_verdict() {
 #[test]
 fn a_watermark_that_no_run_has_is_refused() {
     let files = files_of("iid", RunId(9), 200);
-    let mut log = JournalWriter::append(&files.journal, RunId(9)).unwrap();
-    beat(&Watermarks::new(&[200, 1 << 60]), 0, Motion::AtRest, &mut log);
+    files.go_on(Kind::Ended, 0, [200, 1 << 60]);
     let (code, text) = files.scan(&[]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("1152921504606846976 operations"), "{text}");

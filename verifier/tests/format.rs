@@ -62,7 +62,7 @@ fn a_page_of_an_earlier_life_is_another_runs() {
 
 #[test]
 fn each_way_of_computing_reads_what_the_others_wrote() {
-    let Files { directory: _directory, region, journal } = files();
+    let Files { directory: _directory, region, journal, .. } = files();
     for isa in Isa::here() {
         for command in ["scan", "image"] {
             let (code, said) = verifier(&format!("{command} --isa {isa}"), &region, &journal);

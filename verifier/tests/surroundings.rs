@@ -78,8 +78,8 @@ fn outputs_that_nobody_takes_change_no_verdict() {
 #[test]
 fn a_collector_goes_on_without_a_reader() {
     let files = files();
-    let journal = std::fs::read_to_string(&files.journal).unwrap();
-    let (start, beats) = journal.split_once('\n').unwrap();
+    let said = files.said();
+    let (start, beats) = said.split_once('\n').unwrap();
     let stream = files.directory.path().join("stream");
     std::fs::write(&stream, format!("{start}\n# paused\n# resumed\n{beats}")).unwrap();
     for (stdout, stderr) in [(broken_pipe(), full()), (full(), broken_pipe())] {

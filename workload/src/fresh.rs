@@ -37,8 +37,16 @@ pub fn bits() -> u64 {
     xxh3_64(&material)
 }
 
+/// Whether the processor has neither a generator nor a cycle counter that differs between two copies of
+/// a guest.
+pub fn is_weak() -> bool {
+    !sys::HAS_COUNTER
+}
+
 /// What the processor gives, where it does.
 mod sys {
+    pub(super) const HAS_COUNTER: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+
     /// Of the processor's generator; zero without one.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn drawn() -> u64 {
@@ -72,7 +80,17 @@ mod sys {
         0
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn cycles() -> u64 {
+        let count;
+        // SAFETY: Linux lets user code read the counter, which changes nothing.
+        unsafe {
+            std::arch::asm!("mrs {}, cntvct_el0", out(reg) count, options(nomem, nostack));
+        }
+        count
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(super) fn cycles() -> u64 {
         0
     }

@@ -1,4 +1,6 @@
-//! The journal: heartbeats on another machine than the one being moved, one line of text each.
+//! The journal of one run: its beats, whoever heard them.
+//!
+//! Journals are written in format 2 ([`crate::beat`]). Those of format 1 are read here:
 //!
 //! ```text
 //! S <run> <workload spec as JSON> <sum>          start of a run, on each host; of another run: its end
@@ -7,22 +9,18 @@
 //! ```
 //!
 //! `run` and `sum` are 16 hexadecimal digits; `sum` is XXH3-64 of the line before its last space.
-//! `number` counts the beats sent in an epoch, so that a beat lost on the way is not mistaken for
-//! a guest that stood still. Lines stand alone, so several hosts may append to one file. This
-//! module owns the format; how lines travel is [`outlet`](crate::outlet)'s subject, and what the
-//! beats prove the verifier's.
+//! `number` counts the beats sent in an epoch. What the beats prove is the verifier's business.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::clock::realtime_ns;
+use crate::beat::books::{Books, BooksError, Heard};
+use crate::beat::said::{Kind, Tag};
 use crate::line::{PlaceKey, StampKey};
-use crate::outlet::{Outlet, OutletAddress, OutletError};
 use crate::run::{RunId, hexadecimal};
 use crate::spec::{WRITERS_MAX, WorkloadSpec};
 use crate::units::Bytes;
@@ -32,23 +30,14 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// Most memory of a run that a reader believes: 64 TiB.
 const MEMORY_MAX: Bytes = Bytes(64 << 40);
 
-/// Whether the writer may have gone on after a beat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Motion {
-    /// A heartbeat: the writer was running.
-    Running,
-    /// The writer rests at exactly this watermark.
-    AtRest,
-}
-
 /// One writer's counter at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// Whether the writer goes on.
-    pub motion: Motion,
+    pub kind: Kind,
     /// How many hosts the guest has been moved across.
     pub epoch: u64,
-    /// How many beats were sent in this epoch before this one, all writers together.
+    /// How many beats were sent before this one, all writers together; in format 1 in this epoch.
     pub number: u64,
     /// Which writer.
     pub writer: u32,
@@ -63,9 +52,17 @@ pub struct Beat {
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// It could not be written.
+    /// It is of format 2, and cannot be read.
     #[error(transparent)]
-    Outlet(#[from] OutletError),
+    Books(#[from] BooksError),
+    /// It holds more than one run, or none.
+    #[error("journal {} holds {}", path.display(), match runs[..] { [] => "no run".to_owned(), _ => format!("several runs: {}", runs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")) })]
+    Runs {
+        /// The journal.
+        path: PathBuf,
+        /// The runs that were heard.
+        runs: Vec<Tag>,
+    },
     /// The file could not be read.
     #[error("cannot {doing} journal {}: {source}", path.display())]
     Io {
@@ -114,206 +111,6 @@ pub enum JournalError {
     },
 }
 
-/// A run's beats on their way into a journal.
-#[derive(Debug)]
-pub struct JournalWriter {
-    outlet: Outlet,
-    run: RunId,
-    /// The start line, and when it was sent last; `None` on a host that goes on with a journal.
-    start: Option<(String, Instant)>,
-    sent: u64,
-    incomplete: Option<Incomplete>,
-}
-
-/// What a journal lacks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the journal lacks {lost} heartbeats: {why}")]
-pub struct Incomplete {
-    /// Beats that could not be written.
-    pub lost: u64,
-    /// What kept the first of them from it.
-    pub why: String,
-}
-
-/// Over a link that may lose it, the start line is sent this often.
-const START_INTERVAL: Duration = Duration::from_secs(1);
-
-impl JournalWriter {
-    /// Starts the journal of a new run: whatever a file held is gone.
-    ///
-    /// # Errors
-    /// The journal cannot be reached or written.
-    pub fn start(
-        address: &OutletAddress,
-        run: RunId,
-        spec: &WorkloadSpec,
-    ) -> Result<Self, JournalError> {
-        let line = start_line(run, spec);
-        let mut outlet = Outlet::open(address)?;
-        outlet.truncate()?;
-        outlet.send(&line)?;
-        let start = Some((line, Instant::now()));
-        Ok(Self { outlet, run, start, sent: 0, incomplete: None })
-    }
-
-    /// Starts the journal of a new run in a file or a pipe.
-    ///
-    /// # Errors
-    /// The file cannot be made or written.
-    pub fn create(path: &Path, run: RunId, spec: &WorkloadSpec) -> Result<Self, JournalError> {
-        Self::start(&OutletAddress::File(path.to_owned()), run, spec)
-    }
-
-    /// Goes on with a journal that another host started.
-    ///
-    /// # Errors
-    /// The file cannot be opened.
-    pub fn append(path: &Path, run: RunId) -> Result<Self, JournalError> {
-        let outlet = Outlet::open(&OutletAddress::File(path.to_owned()))?;
-        Ok(Self { outlet, run, start: None, sent: 0, incomplete: None })
-    }
-
-    /// Describes the run in a journal that another host may have started, so that what stands here
-    /// can be read by itself; also shows that the journal can be written.
-    ///
-    /// # Errors
-    /// The line could not be written whole.
-    pub fn describe(&mut self, spec: &WorkloadSpec) -> Result<(), JournalError> {
-        Ok(self.outlet.send(&start_line(self.run, spec))?)
-    }
-
-    /// Adds one beat, numbered, and stamped with this machine's clock. A guest does not fail because
-    /// its journal does: a beat that cannot be written is counted, and leaves a hole in the numbers.
-    pub fn beat(&mut self, beat: &Beat) {
-        if let Err(error) = self.try_beat(beat) {
-            let why = error.to_string();
-            self.incomplete.get_or_insert(Incomplete { lost: 0, why }).lost += 1;
-        }
-    }
-
-    /// Whether every beat was written, as far as that can be told.
-    ///
-    /// # Errors
-    /// [`Incomplete`] says what is missing.
-    pub fn complete(&self) -> Result<(), Incomplete> {
-        self.incomplete.clone().map_or(Ok(()), Err)
-    }
-
-    fn try_beat(&mut self, beat: &Beat) -> Result<(), JournalError> {
-        let number = self.sent;
-        self.sent += 1;
-        if self.outlet.may_lose()
-            && let Some((line, sent)) = &mut self.start
-            && sent.elapsed() >= START_INTERVAL
-        {
-            self.outlet.send(line)?;
-            *sent = Instant::now();
-        }
-        let beat = Beat { number, journal_ns: realtime_ns(), ..*beat };
-        let line = sealed(&text(self.run, &beat));
-        match beat.motion {
-            Motion::Running => self.outlet.send(&line)?,
-            Motion::AtRest => self.outlet.send_last(&line)?,
-        }
-        Ok(())
-    }
-
-    /// Beats that the link is known not to have taken.
-    pub fn refused(&self) -> u64 {
-        self.outlet.refused()
-    }
-}
-
-/// A beat as a line, without its checksum.
-fn text(run: RunId, beat: &Beat) -> String {
-    let tag = match beat.motion {
-        Motion::Running => 'B',
-        Motion::AtRest => 'E',
-    };
-    let Beat { epoch, number, writer, watermark, guest_ns, journal_ns, .. } = beat;
-    format!("{tag} {run} {epoch} {number} {writer} {watermark} {guest_ns} {journal_ns}")
-}
-
-fn start_line(run: RunId, spec: &WorkloadSpec) -> String {
-    let json = serde_json::to_string(spec).unwrap_or_else(|_| unreachable!("a spec is plain data"));
-    sealed(&format!("S {run} {json}"))
-}
-
-fn sealed(text: &str) -> String {
-    format!("{text} {:016x}\n", xxh3_64(text.as_bytes()))
-}
-
-/// Receives lines from a link and writes the journal of the run they belong to, stamped with this
-/// machine's clock.
-#[derive(Debug)]
-pub struct Collector {
-    file: Outlet,
-    run: Option<RunId>,
-    other: Option<RunId>,
-    /// Beats written.
-    pub beats: u64,
-    /// Lines dropped: garbled, of another run, or before the run's description.
-    pub dropped: u64,
-}
-
-/// What became of a collected line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Collected {
-    /// A run's description, seen for the first time.
-    Start(RunId),
-    /// A beat, now in the journal.
-    Beat(Beat),
-    /// The description of another run, for the first time: the guest started again, or another one
-    /// beats into the same link. The journal says so; it takes no beat of that run.
-    OtherRun(RunId),
-    /// Nothing that belongs into the journal.
-    Dropped,
-}
-
-impl Collector {
-    /// Collects into `journal`; whatever it held is gone.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn create(journal: &Path) -> Result<Self, JournalError> {
-        let mut file = Outlet::open(&OutletAddress::File(journal.to_owned()))?;
-        file.truncate()?;
-        Ok(Self { file, run: None, other: None, beats: 0, dropped: 0 })
-    }
-
-    /// Takes a line as it came, without its end.
-    ///
-    /// # Errors
-    /// The journal could not be written.
-    pub fn line(&mut self, line: &str) -> Result<Collected, JournalError> {
-        // A console's carriage return is not part of the line.
-        let parsed = parse_line(line.trim_end_matches('\r'));
-        match (parsed, self.run) {
-            (Ok((run, Content::Start(spec))), None) => {
-                self.run = Some(run);
-                self.file.send(&start_line(run, &spec))?;
-                Ok(Collected::Start(run))
-            }
-            (Ok((run, Content::Start(_))), Some(known)) if run == known => Ok(Collected::Dropped),
-            (Ok((run, Content::Start(spec))), Some(_)) if self.other.is_none() => {
-                self.other = Some(run);
-                self.file.send(&start_line(run, &spec))?;
-                Ok(Collected::OtherRun(run))
-            }
-            (Ok((run, Content::Beat(beat))), Some(known)) if run == known => {
-                let beat = Beat { journal_ns: realtime_ns(), ..beat };
-                self.file.send(&sealed(&text(run, &beat)))?;
-                self.beats += 1;
-                Ok(Collected::Beat(beat))
-            }
-            _ => {
-                self.dropped += 1;
-                Ok(Collected::Dropped)
-            }
-        }
-    }
-}
-
 fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> JournalError {
     move |source| JournalError::Io { path: path.to_owned(), doing, source }
 }
@@ -323,9 +120,11 @@ fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> 
 pub struct Journal {
     /// The run it is of.
     pub run: RunId,
+    /// Tells its beats from others'; journals of format 1 have none.
+    pub tag: Option<Tag>,
     /// What the run writes.
     pub spec: WorkloadSpec,
-    /// The beats, in the order in which they were written.
+    /// The beats: in format 1 as they were written, else by their numbers.
     pub beats: Vec<Beat>,
     /// Another run that began where this one was heard: what is in memory may be that one's.
     pub followed_by: Option<Follower>,
@@ -349,11 +148,51 @@ impl Follower {
 }
 
 impl Journal {
-    /// Reads and checks a whole journal.
+    /// Reads and checks the journal of one run.
     ///
     /// # Errors
     /// [`JournalError`] names the first line that cannot be trusted.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
+        if is_old(path)? {
+            return Self::read_old(path);
+        }
+        let books = Books::read(&[path])?;
+        let journals: Vec<_> = books.runs.keys().filter_map(|tag| Self::of(&books, *tag)).collect();
+        let mut tags = journals.iter().filter_map(|journal| journal.tag).collect();
+        match <[Self; 1]>::try_from(journals) {
+            Ok([journal]) => Ok(journal),
+            Err(_) => {
+                Err(JournalError::Runs { path: path.to_owned(), runs: std::mem::take(&mut tags) })
+            }
+        }
+    }
+
+    /// What books say of one run; `None` without its description.
+    pub fn of(books: &Books, tag: Tag) -> Option<Self> {
+        let run = books.runs.get(&tag)?;
+        let spec = run.start.as_ref()?.spec.clone();
+        // The first to hear a beat says when.
+        let mut beats: Vec<Beat> = Vec::new();
+        let mut last = None;
+        for heard in &run.heard {
+            let journal_ns = books.wall_us(heard.session, heard.at_us).saturating_mul(1000);
+            match beats.last_mut() {
+                Some(beat) if last == Some(heard.beat) => {
+                    beat.journal_ns = beat.journal_ns.min(journal_ns);
+                }
+                _ => beats.push(Beat::heard(heard, journal_ns)),
+            }
+            last = Some(heard.beat);
+        }
+        let id = spec.run().unwrap_or(RunId(0));
+        Some(Self { run: id, tag: Some(tag), spec, beats, followed_by: None })
+    }
+
+    /// Reads and checks a whole journal of format 1.
+    ///
+    /// # Errors
+    /// [`JournalError`] names the first line that cannot be trusted.
+    pub fn read_old(path: &Path) -> Result<Self, JournalError> {
         let mut reader = JournalReader::open(path)?;
         reader.read_more()?;
         reader.finish()
@@ -380,6 +219,36 @@ impl Journal {
     }
 }
 
+impl Beat {
+    fn heard(heard: &Heard, journal_ns: u64) -> Self {
+        let beat = &heard.beat;
+        Self {
+            kind: beat.kind,
+            epoch: u64::from(beat.epoch),
+            number: beat.number,
+            writer: beat.writer,
+            watermark: beat.watermark,
+            guest_ns: beat.clock_us.saturating_mul(1000),
+            journal_ns,
+        }
+    }
+}
+
+/// Whether a file is a journal of format 1, by its first line.
+///
+/// # Errors
+/// It cannot be read.
+pub fn is_old(path: &Path) -> Result<bool, JournalError> {
+    let mut file = File::open(path).map_err(io_error(path, "open"))?;
+    let mut begin = Vec::new();
+    file.by_ref().take(19).read_to_end(&mut begin).map_err(io_error(path, "read"))?;
+    let tag = begin.split_first_chunk::<2>();
+    Ok(tag.is_some_and(|(tag, rest)| {
+        let run = rest.get(..16).and_then(|run| std::str::from_utf8(run).ok());
+        matches!(tag, b"S " | b"B " | b"E ") && run.is_some_and(|run| hexadecimal(run).is_some())
+    }))
+}
+
 /// Why a line is not taken.
 enum Refused {
     Edited(&'static str),
@@ -387,9 +256,9 @@ enum Refused {
     OtherRun { found: RunId, expected: RunId },
 }
 
-/// Reads a journal that may be growing: each line once.
+/// Reads a journal of format 1: each line once.
 #[derive(Debug)]
-pub struct JournalReader {
+struct JournalReader {
     path: PathBuf,
     file: BufReader<File>,
     journal: Option<Journal>,
@@ -405,7 +274,7 @@ impl JournalReader {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(path: &Path) -> Result<Self, JournalError> {
+    fn open(path: &Path) -> Result<Self, JournalError> {
         let file = BufReader::new(File::open(path).map_err(io_error(path, "open"))?);
         let (path, line) = (path.to_owned(), Vec::new());
         Ok(Self { path, file, journal: None, read: 0, lines: 0, line })
@@ -415,7 +284,7 @@ impl JournalReader {
     ///
     /// # Errors
     /// [`JournalError`] names the first line that cannot be trusted.
-    pub fn read_more(&mut self) -> Result<(), JournalError> {
+    fn read_more(&mut self) -> Result<(), JournalError> {
         loop {
             let rest = LINE_BYTES_MAX - self.line.len() as u64;
             let read = self.file.by_ref().take(rest).read_until(b'\n', &mut self.line);
@@ -432,16 +301,11 @@ impl JournalReader {
         }
     }
 
-    /// What has been read so far; `None` before the run's description.
-    pub fn so_far(&self) -> Option<&Journal> {
-        self.journal.as_ref()
-    }
-
     /// All that was read, if it ends with a whole line.
     ///
     /// # Errors
     /// It is cut, or empty.
-    pub fn finish(self) -> Result<Journal, JournalError> {
+    fn finish(self) -> Result<Journal, JournalError> {
         match self.journal {
             _ if !self.line.is_empty() => {
                 Err(JournalError::Cut { path: self.path, line: self.lines + 1 })
@@ -459,7 +323,7 @@ impl JournalReader {
             (Some(journal), content) => journal.add(run, content),
             (None, Content::Start(spec)) => {
                 let (beats, followed_by) = (Vec::new(), None);
-                self.journal = Some(Journal { run, spec: *spec, beats, followed_by });
+                self.journal = Some(Journal { run, tag: None, spec: *spec, beats, followed_by });
                 Ok(())
             }
             (None, Content::Beat(_)) => Err(Refused::NoStart),
@@ -532,7 +396,7 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
     let mut fields = rest.split(' ').map(decimal);
     let mut next = || fields.next().flatten();
     let beat = Beat {
-        motion: if tag == "E" { Motion::AtRest } else { Motion::Running },
+        kind: if tag == "E" { Kind::Ended } else { Kind::Running },
         epoch: next()?,
         number: next()?,
         writer: u32::try_from(next()?).ok()?,
@@ -548,116 +412,56 @@ mod tests {
     use super::*;
     use crate::line::PageFormat;
 
-    fn written() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let spec = WorkloadSpec {
-            format: PageFormat::V2 { run: RunId(1) },
+    fn sealed(text: &str) -> String {
+        format!("{text} {:016x}\n", xxh3_64(text.as_bytes()))
+    }
+
+    fn spec() -> WorkloadSpec {
+        WorkloadSpec {
+            format: PageFormat::V1,
             seed: 7,
             memory: Bytes(1 << 20),
             writers: 2,
             workload: "stream".parse().unwrap(),
-        };
-        let mut journal = JournalWriter::create(&path, RunId(1), &spec).unwrap();
-        for watermark in 0..3 {
-            let beat = Beat {
-                motion: Motion::Running,
-                epoch: 0,
-                number: 0,
-                writer: 1,
-                watermark,
-                guest_ns: 5,
-                journal_ns: 0,
-            };
-            journal.beat(&beat);
         }
+    }
+
+    fn start_line(run: RunId) -> String {
+        sealed(&format!("S {run} {}", serde_json::to_string(&spec()).unwrap()))
+    }
+
+    /// As a version wrote it that knew no other format.
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let beat = |n: u64| sealed(&format!("B {} 0 {n} 1 {n} 5 {}", RunId(1), 1000 + n));
+        let beats: String = (0..3).map(beat).collect();
+        std::fs::write(&path, start_line(RunId(1)) + &beats).unwrap();
         (dir, path)
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn what_was_written_is_read() {
         let (_dir, path) = written();
         let journal = Journal::read(&path).unwrap();
-        assert_eq!(journal.run, RunId(1));
+        assert_eq!((journal.run, journal.tag), (RunId(1), None));
         assert_eq!(journal.beats.iter().map(|b| b.watermark).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(journal.beats.iter().all(|b| b.writer == 1 && b.journal_ns > 0));
+        assert!(journal.beats.iter().all(|b| b.writer == 1 && b.journal_ns >= 1000));
         assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn a_collector_keeps_what_belongs_to_the_run() {
-        let (dir, path) = written();
-        let whole = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = whole.lines().collect();
-        let collected = dir.path().join("collected");
-        let mut collector = Collector::create(&collected).unwrap();
-        assert_eq!(collector.line(lines[1]).unwrap(), Collected::Dropped, "before the start");
-        assert_eq!(collector.line(lines[0]).unwrap(), Collected::Start(RunId(1)));
-        assert_eq!(collector.line(lines[0]).unwrap(), Collected::Dropped, "again");
-        assert!(matches!(collector.line(lines[1]).unwrap(), Collected::Beat(_)));
-        for garbled in ["", "[    0.1] kernel", &lines[2][1..], &lines[2].replace(" 1 ", " 2 ")] {
-            assert_eq!(collector.line(garbled).unwrap(), Collected::Dropped, "{garbled}");
-        }
-        assert!(matches!(collector.line(&format!("{}\r", lines[3])).unwrap(), Collected::Beat(_)));
-        assert_eq!((collector.beats, collector.dropped), (2, 5));
-        let journal = Journal::read(&collected).unwrap();
-        assert_eq!(journal.beats.iter().map(|b| b.number).collect::<Vec<_>>(), [0, 2]);
-    }
-
-    /// C28: whoever follows a journal reads each line once, however it arrives.
-    #[test]
-    fn a_journal_that_grows_is_read_once() {
-        let (dir, path) = written();
-        let whole = std::fs::read(&path).unwrap();
-        let growing = dir.path().join("growing");
-        std::fs::write(&growing, "").unwrap();
-        let mut file = File::options().append(true).open(&growing).unwrap();
-        let mut reader = JournalReader::open(&growing).unwrap();
-        for byte in &whole {
-            std::io::Write::write_all(&mut file, &[*byte]).unwrap();
-            reader.read_more().unwrap();
-        }
-        assert_eq!((reader.read, reader.lines), (whole.len() as u64, 4));
-        assert_eq!(reader.so_far().unwrap().beats, Journal::read(&path).unwrap().beats);
-        std::io::Write::write_all(&mut file, &[255, b'\n']).unwrap();
-        assert!(reader.read_more().unwrap_err().to_string().contains("line 5 is no text"));
-        let mut reader = JournalReader::open(&path).unwrap();
-        reader.read_more().unwrap();
-        std::fs::write(&path, &whole[..9]).unwrap();
-        let error = reader.read_more().unwrap_err().to_string();
-        assert!(error.contains("line 5 is gone: the file was cut"), "{error}");
     }
 
     /// C18: a guest that starts again is another run; the journal of the first says that it began, and
     /// has none of its beats.
     #[test]
     fn another_run_ends_what_a_journal_knows() {
-        let (dir, path) = written();
+        let (_dir, path) = written();
         let whole = std::fs::read_to_string(&path).unwrap();
-        let format = PageFormat::V2 { run: RunId(2) };
-        let spec = WorkloadSpec { format, ..Journal::read(&path).unwrap().spec };
-        let again = [
-            start_line(RunId(2), &spec),
-            whole.replace("B 0000000000000001", "B 0000000000000002"),
-        ];
-        let collected = dir.path().join("collected");
-        let mut collector = Collector::create(&collected).unwrap();
-        for line in whole.lines() {
-            collector.line(line).unwrap();
-        }
-        assert_eq!(Journal::read(&collected).unwrap().followed_by, None);
-        let second = start_line(RunId(2), &spec);
-        assert_eq!(
-            collector.line(&second[..second.len() - 1]).unwrap(),
-            Collected::OtherRun(RunId(2))
-        );
-        for line in again.concat().lines() {
-            assert_eq!(collector.line(line).unwrap(), Collected::Dropped, "{line}");
-        }
-        let journal = Journal::read(&collected).unwrap();
+        let second = start_line(RunId(2));
+        std::fs::write(&path, format!("{whole}{second}")).unwrap();
+        let journal = Journal::read(&path).unwrap();
         assert_eq!((journal.run, journal.beats.len()), (RunId(1), 3));
-        assert_eq!(journal.followed_by, Some(Follower::of(RunId(2), &spec)));
-        // Two journals in one file are still no journal.
+        assert_eq!(journal.followed_by, Some(Follower::of(RunId(2), &spec())));
+        // Two journals in one file are no journal.
         let beat = sealed("B 0000000000000002 0 0 0 0 5 5");
         std::fs::write(&path, format!("{whole}{second}{beat}")).unwrap();
         assert!(matches!(Journal::read(&path), Err(JournalError::OtherRun { line: 6, .. })));
@@ -675,9 +479,10 @@ mod tests {
         assert!(
             read_as(&whole.replace(" 2 1 2 5 ", " 2 1 9 5 ")).contains("line 4 does not match")
         );
-        assert!(read_as("").contains("does not start"));
+        assert!(read_as("").contains("holds no session"));
         assert!(read_as(&whole[whole.find("\nB").unwrap() + 1..]).contains("does not start"));
-        assert!(read_as("hello\n").contains("has no fields"));
+        assert!(read_as("hello\n").contains("holds no session"));
+        assert!(read_as(&sealed("S 0000000000000001 hello")).contains("another version"));
         // C30: a console's messages between heartbeats.
         let garbled = whole.replacen("\nB", "\n[    5.1] usb 1-1: new device\nB", 1);
         assert!(read_as(&garbled).contains("verifier collect --from"));

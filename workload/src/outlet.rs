@@ -123,9 +123,22 @@ impl Outlet {
         }
     }
 
-    /// Whether a line may get lost on its way to whoever reads it.
-    pub(crate) fn may_lose(&self) -> bool {
-        !matches!(self.link, Link::File(_))
+    /// The file, if it is one that keeps what is written.
+    pub(crate) fn file(&self) -> Option<&File> {
+        match &self.link {
+            Link::File(file) if file.metadata().is_ok_and(|m| m.is_file()) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether others may write to it as well.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.link, Link::Serial(_))
+    }
+
+    /// Ends a line that somebody else began, before the next one.
+    pub(crate) fn end_line(&mut self) {
+        self.torn = true;
     }
 
     /// Lines that the link did not take.

@@ -4,7 +4,8 @@
 
 use std::process::{Command, Output, Stdio};
 
-use workload::journal::{Journal, Motion};
+use workload::beat::said::Kind;
+use workload::journal::Journal;
 
 fn workload(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_workload")).args(args).stdin(Stdio::null()).output().unwrap()
@@ -77,7 +78,7 @@ fn a_run_reports_what_it_did_and_journals_where_it_stopped() {
     let journal = Journal::read(journal.as_ref()).unwrap();
     for writer in 0..2 {
         let last = journal.beats.iter().rfind(|b| b.writer == writer).unwrap();
-        assert_eq!(last.motion, Motion::AtRest);
+        assert_eq!(last.kind, Kind::Ended);
         assert_eq!(summary["watermarks"][writer as usize], last.watermark);
         // 100 Hz or more, with room for a busy machine.
         let beats = journal.beats.iter().filter(|b| b.writer == writer).count();

@@ -134,8 +134,9 @@ fn heartbeats_that_nobody_reads_hold_no_run() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let lines = ["--heartbeat-interval", "1ms", "--writers", "8", "--json", "--heartbeat"];
-    let arguments = [&SMALL[..], &lines].concat();
+    let lines = ["--heartbeat-interval", "1ms", "--json", "--heartbeat"];
+    let run = ["run", "--memory", "1MiB", "--rate", "1MB/s", "--duration", "2s"];
+    let arguments = [&run[..], &lines].concat();
     // Killed after ten seconds, which is another exit code than the one that is looked for.
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", "10", WORKLOAD]).args(arguments).arg(&pipe);

@@ -1,5 +1,6 @@
 //! `ci/bench memory`: the guest side and the verifier against what this machine's memory can do.
 
+use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +9,13 @@ use anyhow::Context;
 use verifier::manifest::Manifest;
 use verifier::memory::Moment;
 use verifier::scan::scan;
+use workload::beat::said::{Beat, Kind, Said, Start, Tag, linked, sealed};
+use workload::beat::session::{Entry, Line, Name, Opening, SessionId};
+use workload::beat::writer::JournalWriter;
 use workload::dirty::DirtyPages;
 use workload::fill::fill;
 use workload::generations::Generations;
-use workload::line::PageFormat;
+use workload::line::{PageFormat, mix};
 use workload::region::Region;
 use workload::report::Summary;
 use workload::spec::{Workload, WorkloadSpec};
@@ -62,6 +66,8 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Vec<Row>> {
     rows.extend(rates(if quick { (2, 1) } else { (4, 3) })?);
     rows.push(hashing(rounds)?);
     rows.extend(expected_state()?);
+    rows.extend(journal(if quick { 1_000_000 } else { 10_000_000 })?);
+    rows.push(sparse_image()?);
     Ok(rows)
 }
 
@@ -294,6 +300,124 @@ fn rates((length_s, runs): (u64, usize)) -> anyhow::Result<Vec<Row>> {
         limit: Limit::AtLeast(0.95),
     });
     Ok(rows)
+}
+
+/// A long journal, read and judged by the program: time and memory.
+fn journal(beats: u64) -> anyhow::Result<Vec<Row>> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("journal");
+    write_journal(&path, beats)?;
+    let begin = Instant::now();
+    let mut child = Command::new(beside("verifier")?)
+        .args(["journal", "--json"])
+        .arg(&path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .context("cannot run the verifier")?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut most_kib = 0;
+    let code = loop {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        most_kib = peak.unwrap_or(0).max(most_kib);
+        match child.try_wait()? {
+            Some(code) => break code,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let elapsed = begin.elapsed().as_secs_f64();
+    anyhow::ensure!(code.code() == Some(i32::from(exit::PROVEN)), "a good journal: {code}");
+    let share = beats as f64 / 10_000_000.0;
+    let gibibytes = most_kib as f64 / f64::from(1 << 20);
+    Ok(vec![
+        Row {
+            name: format!("journal of {} M beats, s", beats / 1_000_000),
+            figure: format!("{elapsed:.2} s"),
+            peer: format!("{:.0} MB", std::fs::metadata(&path)?.len() as f64 / 1e6),
+            value: Some(elapsed),
+            limit: Limit::AtMost(5.0 * share),
+        },
+        Row {
+            name: format!("journal of {} M beats, GiB", beats / 1_000_000),
+            figure: format!("{gibibytes:.2} GiB"),
+            peer: "1 GiB".to_owned(),
+            value: Some(gibibytes),
+            limit: Limit::AtMost(share.max(0.2)),
+        },
+    ])
+}
+
+/// A journal as a guest of two writers leaves it that beat 100 times a second for long.
+fn write_journal(path: &std::path::Path, beats: u64) -> anyhow::Result<()> {
+    let spec = workload("stream", MEMORY)?.spec().clone();
+    let spec = WorkloadSpec { writers: 2, ..spec };
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    let (session, tag) = (SessionId(7), Tag(7));
+    let mut number = 0;
+    let mut note = |at_us: u64, entry: Entry| {
+        let line = Line { session, number, at_us, entry };
+        number += 1;
+        file.write_all(sealed(&line.text()).as_bytes())
+    };
+    note(
+        0,
+        Entry::Open(Opening {
+            collector: Name::of("bench"),
+            boot: 1,
+            boot_us: 1,
+            wall_us: 1,
+            late_us: 0,
+            after: None,
+        }),
+    )?;
+    let start = Start { interval_us: 10_000, weak: false, spec };
+    note(0, Entry::Heard(tag, Said::Start(Box::new(start))))?;
+    let bits = |number: u64| (mix(number + 1) as u32) | 0x0001_0001;
+    for number in 0..beats {
+        let beat = Beat {
+            number,
+            bits: bits(number),
+            kind: Kind::Running,
+            epoch: 0,
+            writer: (number % 2) as u32,
+            watermark: number * 100,
+            clock_us: number * 10_000,
+            links: linked(number).map(|number| number.map_or(0, |number| bits(number) as u16)),
+        };
+        note(number * 10_000, Entry::Heard(tag, Said::Beat(beat)))?;
+    }
+    note(beats * 10_000, Entry::Close(beats + 3))?;
+    Ok(file.flush()?)
+}
+
+/// A RAM file of 64 GiB with 16 MiB of data: what is not there is not looked at.
+fn sparse_image() -> anyhow::Result<Row> {
+    let directory = tempfile::tempdir()?;
+    let (image, journal) = (directory.path().join("image"), directory.path().join("journal"));
+    let small = Bytes(16 << 20);
+    let spec = workload("stream", small)?.spec().clone();
+    let region = Region::create(&image, small)?;
+    fill(&region, &spec.resolve()?, |_| {});
+    drop(region);
+    std::fs::File::options().write(true).open(&image)?.set_len(64 << 30)?;
+    let mut writer = JournalWriter::create(&journal, &spec, Duration::from_millis(5))?;
+    writer.beats(Kind::Ended, 0, &[0], 0);
+    drop(writer);
+    let mut code = None;
+    let elapsed = seconds(|| {
+        let mut verifier = Command::new(beside("verifier").unwrap_or_default());
+        verifier.arg("image").arg(&image).arg("--journal").arg(&journal);
+        code = verifier.output().ok().and_then(|output| output.status.code());
+    });
+    anyhow::ensure!(code == Some(i32::from(exit::PROVEN)), "a good image: {code:?}");
+    Ok(Row {
+        name: "sparse image of 64 GiB, 16 MiB of data".to_owned(),
+        figure: format!("{elapsed:.2} s"),
+        peer: "1 s".to_owned(),
+        value: Some(elapsed),
+        limit: Limit::AtMost(1.0),
+    })
 }
 
 /// The manifest against OpenSSL on all cores.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use workload::beat::collector::Collector;
+use workload::beat::ledger::here;
 use workload::exit;
-use workload::journal::Collector;
 
 use super::machine::Begins;
 use super::vm::{Recipe, Vm};
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let archive = directory.path().join("initramfs");
     initramfs::write(&archive, &static_programs())?;
     let journal = directory.path().join("journal");
-    let collector = Arc::new(Mutex::new(Collector::create(&journal)?));
+    let collector = Arc::new(Mutex::new(Collector::open(&journal, &here(), Duration::ZERO)?));
     let settings = format!(
         "workload.workload={} workload.memory=50% workload.rate=10MB/s workload.writers=2 \
          workload.check-before-write",

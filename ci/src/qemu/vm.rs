@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use workload::journal::Collector;
+use workload::beat::collector::Collector;
 
 use super::machine::{Begins, Machine, MachineRecipe};
 
@@ -190,7 +190,7 @@ fn listen(port: UnixStream, name: &str, collector: &Gathered) -> anyhow::Result<
                 }
                 None => {
                     let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
-                    if collector.line(&line).is_err() {
+                    if collector.line(line.as_bytes()).is_err() {
                         break;
                     }
                 }

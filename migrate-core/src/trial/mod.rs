@@ -5,9 +5,9 @@ mod cost;
 
 use std::time::{Duration, Instant};
 
-use verifier::evidence;
+use verifier::case::Case;
 use verifier::verdict::Verdict;
-use workload::journal::Journal;
+use workload::heartbeat::End;
 use workload::stats::Stats;
 
 use crate::guest::stamped::gauge::Timeline;
@@ -124,7 +124,12 @@ impl Trial {
             let (memory, scan) = self.run_on_here(&mut guest, observer)?;
             (report.memory, report.source_scan) = (memory, Some(scan));
         }
-        let ended = guest.stop();
+        // Of a guest that went on elsewhere, or may have, the end is not ours to say.
+        let end = match attempts.status.kind {
+            StatusKind::Done | StatusKind::Unresolved => End::Otherwise,
+            _ => End::ByOwner,
+        };
+        let ended = guest.stop(end);
         report.reasons.extend(ended.trouble.iter().map(ToString::to_string));
         if !report.reasons.is_empty() {
             report.memory = report.memory.and(Verdict::Inconclusive);
@@ -295,13 +300,13 @@ impl Trial {
 
     /// What the journal says beside: how long it was silent, and whether it contradicts itself.
     fn hold_against_journal(&self, report: &mut RunReport) {
-        match self.guest.journal.as_deref().map(Journal::read) {
-            Some(Ok(journal)) => {
-                let evidence = evidence::judge(&journal);
+        match self.guest.journal.as_deref().map(Case::read) {
+            Some(Ok(case)) => {
+                let evidence = case.evidence();
                 report.journal_gap_ms = Some(evidence.longest_gap_ms);
-                for breach in &evidence.breaches {
+                for wrong in evidence.wrong() {
                     report.memory = Verdict::Wrong;
-                    report.reasons.push(breach.to_string());
+                    report.reasons.push(wrong);
                 }
             }
             Some(Err(error)) => {

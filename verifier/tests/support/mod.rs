@@ -5,15 +5,19 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
+use workload::beat::said::{Kind, sealed, unsealed};
+use workload::beat::session::{Entry, Line};
+use workload::beat::writer::{JournalWriter, Thread};
 use workload::fill::fill;
-use workload::heartbeat::beat;
-use workload::journal::{JournalWriter, Motion};
 use workload::line::PageFormat;
 use workload::region::Region;
 use workload::run::RunId;
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 use workload::writer::{Checkpoint, Pace, Vcpu, Watermarks, Writer};
+
+/// Time between two beats.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(5);
 
 struct Free;
 impl Vcpu for Free {
@@ -27,6 +31,28 @@ pub(crate) struct Files {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) region: PathBuf,
     pub(crate) journal: PathBuf,
+    pub(crate) spec: WorkloadSpec,
+    /// Where its beats go on.
+    pub(crate) thread: Thread,
+}
+
+#[allow(dead_code, reason = "not every test speaks")]
+impl Files {
+    /// What the guest said, as it goes over a link.
+    pub(crate) fn said(&self) -> String {
+        let text = std::fs::read_to_string(&self.journal).unwrap();
+        let line = |line: &str| match Line::read(unsealed(line.as_bytes())?)?.unwrap().entry {
+            Entry::Heard(tag, said) => Some(sealed(&said.text(tag))),
+            _ => None,
+        };
+        text.lines().filter_map(line).collect()
+    }
+
+    /// Says one more beat of each writer.
+    pub(crate) fn go_on(&self, kind: Kind, epoch: u64, watermarks: [u64; 2]) {
+        let mut log = JournalWriter::go_on(&self.journal, &self.spec, &self.thread).unwrap();
+        log.beats(kind, epoch, &watermarks, 2);
+    }
 }
 
 pub(crate) fn files() -> Files {
@@ -47,9 +73,9 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
     let workload = Arc::new(spec.resolve().unwrap());
     let memory = Arc::new(Region::create(&region, spec.memory).unwrap());
     fill(&memory, &workload, |_| {});
-    let mut log = JournalWriter::create(&journal, run, &spec).unwrap();
+    let mut log = JournalWriter::create(&journal, &spec, INTERVAL).unwrap();
     let watermarks = Watermarks::new(&[0, 0]);
-    beat(&watermarks, 0, Motion::Running, &mut log);
+    log.beats(Kind::Running, 0, &watermarks.read(), 0);
     for index in 0..2 {
         Writer::new(workload.clone(), memory.clone(), watermarks.clone(), index).run(
             Pace::Unlimited,
@@ -57,8 +83,9 @@ pub(crate) fn files_of(name: &str, run: RunId, operations: u64) -> Files {
             operations,
         );
     }
-    beat(&watermarks, 0, Motion::AtRest, &mut log);
-    Files { directory, region, journal }
+    log.beats(Kind::Ended, 0, &watermarks.read(), 1);
+    let thread = log.thread();
+    Files { directory, region, journal, spec, thread }
 }
 
 pub(crate) fn told(output: Output) -> (Option<i32>, String) {

@@ -404,6 +404,17 @@ impl Books {
         self.sessions.iter().map(missing).sum()
     }
 
+    /// When something happened in a session, by the wall clock, microseconds since 1970. Sessions of
+    /// one boot of a host share the clock of the first of them: a clock that steps moves none.
+    pub fn wall_us(&self, session: u32, at_us: u64) -> u64 {
+        let Some(opening) = &self.sessions[session as usize].opening else { return at_us };
+        let openings = self.sessions.iter().filter_map(|session| session.opening.as_ref());
+        let same = openings.filter(|other| other.boot == opening.boot);
+        let first = same.min_by_key(|other| other.boot_us).unwrap_or(opening);
+        let since = (opening.boot_us - first.boot_us).saturating_add(at_us);
+        first.wall_us.saturating_add(since)
+    }
+
     /// Whether a session names one before it that is not there.
     pub fn lacks_session(&self) -> bool {
         self.found().keys().any(|id| !self.places.contains_key(id))

@@ -5,6 +5,9 @@
 //! What they prove is the verifier's business. docs/verification.md has the format exactly.
 
 pub mod books;
+pub mod collector;
+pub mod ledger;
 pub mod lock;
 pub mod said;
 pub mod session;
+pub mod writer;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use workload::journal::Collector;
+use workload::beat::collector::Collector;
+use workload::beat::ledger::here;
 use workload::units::Rate;
 
 use crate::hosts::{ADDRESSES, Hosts, LinkShape};
@@ -108,7 +109,7 @@ impl Bed {
     /// Boots a VM on the first host, and waits until its workload has been heard for a while.
     pub(super) fn boot(&self, name: &str) -> anyhow::Result<(Life, Vm)> {
         let journal = self.path().join(format!("{name}.journal"));
-        let gathered = Arc::new(Mutex::new(Collector::create(&journal)?));
+        let gathered = Arc::new(Mutex::new(Collector::open(&journal, &here(), Duration::ZERO)?));
         let mut life = Life::new(journal, gathered, name);
         let vm = self.vm(&mut life, Begins::Running)?;
         vm.port.await_beats(&life.gathered, 100)?;

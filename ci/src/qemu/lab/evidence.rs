@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
-use verifier::evidence;
+use verifier::case::Case;
 use workload::clock::realtime_ns;
 use workload::journal::Journal;
 
@@ -144,12 +144,12 @@ pub(super) fn gather(
     vm.port().tell("stop")?;
     vm.end()?;
     evidence.felt_ms = felt(&vm.port().console_text()).map(|felt| (felt - looked_ms).max(0.0));
-    let journal = Journal::read(&life.journal)?;
-    let judged = evidence::judge(&journal);
-    evidence.breaches = judged.breaches.iter().map(ToString::to_string).collect();
+    let case = Case::read(&life.journal)?;
+    let judged = case.evidence();
+    evidence.breaches = judged.wrong();
     let idle = judged.idle_writers();
     evidence.breaches.extend(idle.iter().map(|w| format!("writer {w} was never seen to advance")));
-    evidence.seen_ms = (longest_silence_ms(&journal, began_ns) - looked_ms).max(0.0);
+    evidence.seen_ms = (longest_silence_ms(&case.journal, began_ns) - looked_ms).max(0.0);
     Ok(evidence)
 }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use workload::beat::collector::Collector;
+use workload::beat::ledger::here;
 use workload::exit;
-use workload::journal::Collector;
 
 use super::bed::{Bed, Life, Plan};
 use super::evidence::{self, Evidence, Subject};
@@ -98,7 +99,7 @@ fn one(
     options: &str,
 ) -> anyhow::Result<(Claim, Evidence)> {
     let journal = bed.path().join(format!("libvirt{number}.journal"));
-    let gathered = Arc::new(Mutex::new(Collector::create(&journal)?));
+    let gathered = Arc::new(Mutex::new(Collector::open(&journal, &here(), Duration::ZERO)?));
     let life = Life::new(journal, gathered, "libvirt");
     let [here, there] = [&daemons[0], &daemons[1]];
     here.clear()?;

@@ -122,7 +122,8 @@ pub(super) fn plant(
     let file = File::options().read(true).write(true).open(ram)?;
     let now = std::fs::read(ram)?;
     let pages = pages_of_the_region(&now, &workload);
-    let watermark = journal.beats.last().map_or(0, |beat| beat.watermark);
+    let watermark =
+        journal.beats.iter().rfind(|beat| beat.writer == 0).map_or(0, |beat| beat.watermark);
     let share = &workload.shares()[0];
     // Half a turn of the ring away from where the first writer is.
     let near = watermark % share.slots;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
+use verifier::case::Case;
 use workload::exit;
 use workload::units::{Bytes, Rate};
 
@@ -147,8 +148,7 @@ fn qemu(bed: &Bed, name: &str) -> anyhow::Result<Line> {
     let (mut life, mut source) = bed.boot(&format!("side-{name}"))?;
     let began_ns = evidence::now_ns();
     let written = |life: &super::bed::Life| -> anyhow::Result<u64> {
-        let judged = verifier::evidence::judge(&workload::journal::Journal::read(&life.journal)?);
-        Ok(judged.watermarks().iter().sum())
+        Ok(Case::read(&life.journal)?.evidence().watermarks().iter().sum())
     };
     let before = written(&life)?;
     let (vm, claim) = bed.migrate(&mut life, &mode, &mut source)?;

@@ -16,6 +16,7 @@ use migrate_core::link::address::HostPort;
 use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Side;
 use migrate_core::report::{ReceiveReport, RunVerdict, SCHEMA, Status};
+use workload::heartbeat::End;
 use workload::say::Out;
 use workload::units::parse_duration;
 use workload::{exit, interrupt, say};
@@ -136,7 +137,7 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
     }
     let after_run = guest.scan().map_err(|error| trouble.push(error.to_string())).ok();
     let lines = guest.workload().lines();
-    let ended = guest.stop();
+    let ended = guest.stop(End::ByOwner);
     trouble.extend(ended.trouble.iter().map(ToString::to_string));
     let testimony = Testimony {
         before_resume: shadow.first_scan.context("the guest was not inspected")?,

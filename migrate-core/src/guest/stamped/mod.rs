@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
+use workload::beat::writer::{JournalWriter, Thread};
 use workload::clock::realtime_ns;
 use workload::fill::fill;
-use workload::heartbeat::Heart;
-use workload::journal::JournalWriter;
+use workload::heartbeat::{self, End, Heart};
 use workload::machine::require_memory;
 use workload::region::Region;
 use workload::run::RunId;
@@ -140,6 +140,9 @@ pub struct DeviceState {
     pub paused_at_ns: u64,
     /// State of the machine, its own affair.
     pub machine: serde_json::Value,
+    /// What its heartbeats go on from, if it has any.
+    #[serde(default)]
+    pub beats: Option<Thread>,
 }
 
 /// A guest that proves itself, running or paused.
@@ -188,7 +191,9 @@ impl StampedGuest {
         fill(&memory.region, &workload, |_| {});
         let journal = match journal {
             Some(path) => {
-                Some(JournalWriter::create(path, run, workload.spec()).map_err(|e| fail(&e))?)
+                let interval = heartbeat::interval(spec.writers);
+                let journal = JournalWriter::create(path, workload.spec(), interval);
+                Some(journal.map_err(|e| fail(&e))?)
             }
             None => None,
         };
@@ -254,19 +259,13 @@ impl StampedGuest {
         Ok(Self { description, workload, memory, watermarks, machine, heart, started_from, paused })
     }
 
-    /// Lets it run on; nothing of it can fail.
+    /// Lets it run on; nothing of it can fail. Where its writers stand is said before they move.
     fn open(&mut self) {
-        self.machine.resume();
         if let Some(heart) = &self.heart {
             heart.resume();
         }
+        self.machine.resume();
         self.paused = false;
-    }
-
-    /// Ends a guest that was held and never ran; what is left is its journal.
-    fn take_down(mut self) -> Option<JournalWriter> {
-        let _ = self.machine.halt();
-        self.heart.take().map(Heart::stop)
     }
 
     /// What it writes.
@@ -339,14 +338,14 @@ impl StampedGuest {
         Gauge::start(self.watermarks.clone())
     }
 
-    /// Ends the guest.
-    pub fn stop(mut self) -> Ended {
+    /// Ends the guest. If it goes on elsewhere, its end is not said.
+    pub fn stop(mut self, end: End) -> Ended {
         let mut trouble = Vec::new();
         let stats = self.machine.halt().unwrap_or_else(|error| {
             trouble.push(error);
             Stats::default()
         });
-        if let Some(Err(incomplete)) = self.heart.take().map(|heart| heart.stop().complete()) {
+        if let Some(Err(incomplete)) = self.heart.take().map(|heart| heart.stop(end).1) {
             trouble.push(GuestError::new("keep the journal", incomplete));
         }
         Ended { stats, trouble }
@@ -366,7 +365,7 @@ impl Drop for StampedGuest {
     fn drop(&mut self) {
         let _ = self.machine.halt();
         if let Some(heart) = self.heart.take() {
-            let _ = heart.stop();
+            let _ = heart.stop(End::Otherwise);
         }
     }
 }
@@ -390,7 +389,7 @@ impl Guest for StampedGuest {
         }
         self.machine.pause()?;
         if let Some(heart) = &self.heart {
-            heart.pause();
+            heart.hold();
         }
         self.paused = true;
         Ok(())
@@ -419,7 +418,8 @@ impl Guest for StampedGuest {
         }
         let machine = self.machine.save()?;
         let (watermarks, paused_at_ns) = (self.watermarks(), realtime_ns());
-        Ok(to_json(&DeviceState { watermarks, paused_at_ns, machine }))
+        let beats = self.heart.as_ref().map(Heart::run_thread);
+        Ok(to_json(&DeviceState { watermarks, paused_at_ns, machine, beats }))
     }
 }
 

@@ -4,15 +4,16 @@
 //! vCPUs, their threads wait at a closed gate, the journal has its first line. A stun that is called
 //! off takes this down again; memory may be written meanwhile, since nobody behind the gate does.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use verifier::expected::Expected;
 use verifier::memory::Moment;
-use workload::journal::JournalWriter;
+use workload::beat::writer::{JournalWriter, Thread};
+use workload::heartbeat;
 use workload::machine::require_memory;
-use workload::run::RunId;
 use workload::spec::{Traces, Workload};
 use workload::units::Bytes;
 
@@ -43,7 +44,9 @@ pub struct StampedShadow {
     memory: Memory,
     /// What will run it, until it has threads.
     machine: Option<Prepared>,
-    journal: Option<JournalWriter>,
+    journal: Option<PathBuf>,
+    /// What it says its beats by if its source kept no journal.
+    silent: Thread,
     state: Option<DeviceState>,
     /// What memory held when it was looked at, from where its writers go on.
     expected: Option<Expected>,
@@ -94,19 +97,23 @@ impl ShadowFactory for StampedFactory {
             Memory::new(description.machine, &workload, self.huge_pages).map_err(|e| fail(&e))?;
         memory.view().populate(work).map_err(|e| fail(&e))?;
         let machine = Some(Prepared::new(description.machine, &workload, &memory)?);
-        let journal = match &self.journal {
-            Some(path) => {
-                let run = RunId(description.run);
-                Some(JournalWriter::append(path, run).map_err(|e| fail(&e))?)
-            }
-            None => None,
-        };
+        let journal = self.journal.clone();
+        if let Some(path) = &journal {
+            // What cannot be written later is said now.
+            File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .map_err(|e| fail(&format!("cannot open journal {}: {e}", path.display())))?;
+        }
+        let silent = Thread::of_silent(heartbeat::interval(description.spec.writers));
         Ok(StampedShadow {
             description,
             workload,
             memory,
             machine,
             journal,
+            silent,
             state: None,
             expected: None,
             first_scan: None,
@@ -147,12 +154,12 @@ impl Shadow for StampedShadow {
         if self.guest.as_ref().is_some_and(|guest| !guest.paused) {
             return Err(fail(&"the guest runs"));
         }
-        if let Some(held) = self.guest.take() {
-            self.journal = held.take_down();
-        }
+        // Of a guest that was held and never ran nothing was said.
+        self.guest = None;
         (self.state, self.expected, self.first_scan, self.root) = (None, None, None, None);
         let state: DeviceState = serde_json::from_slice(state).map_err(|e| fail(&e))?;
         self.workload.check_watermarks(&state.watermarks).map_err(|e| fail(&e))?;
+        state.beats.as_ref().map_or(Ok(()), Thread::check).map_err(|e| fail(&e))?;
         self.state = Some(state);
         Ok(())
     }
@@ -196,11 +203,14 @@ impl Shadow for StampedShadow {
             // What ran at a gate before does not go back to where it came from.
             None => Prepared::new(self.description.machine, &self.workload, &self.memory)?,
         };
-        let mut journal = self.journal.take();
-        if let Some(journal) = &mut journal {
-            let spec = &self.description.spec;
-            journal.describe(spec).map_err(|e| GuestError::new(doing, e))?;
-        }
+        let journal = match (&self.journal, &state.beats) {
+            (Some(path), thread) => {
+                let thread = thread.as_ref().unwrap_or(&self.silent);
+                let journal = JournalWriter::go_on(path, &self.description.spec, thread);
+                Some(journal.map_err(|e| GuestError::new(doing, e))?)
+            }
+            (None, _) => None,
+        };
         let guest = StampedGuest::run(
             self.description.clone(),
             self.workload.clone(),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
-use verifier::evidence::{self, Evidence};
+use verifier::case::Case;
+use verifier::evidence::Evidence;
 use verifier::extent::Faults;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
@@ -20,8 +21,8 @@ use workload::spec::Workload;
 use workload::stamp::IsaChoice;
 use workload::units::Bytes;
 
-use crate::scan::read_journal;
-use crate::show::{Progress, faults, notes};
+use crate::show::{Progress, faults, heard, notes};
+use crate::sources::Sources;
 
 /// Pages shown of each kind as text; JSON has all.
 const PAGES_SHOWN: usize = 10;
@@ -39,9 +40,8 @@ const PAGES_SHOWN: usize = 10;
 pub(crate) struct Args {
     /// Image of the guest's physical memory
     image: PathBuf,
-    /// Journal of the guest's heartbeats
-    #[arg(long)]
-    journal: PathBuf,
+    #[command(flatten)]
+    sources: Sources,
     /// Compare the pages' places with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
@@ -68,13 +68,15 @@ struct Map {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
-    let journal = read_journal(&args.journal)?;
-    let workload = journal.spec.resolve()?;
+    let cases = args.sources.read()?;
     let image = Image::open(&args.image)?;
+    let case = &cases[whose(&cases, &image)];
+    let journal = &case.journal;
+    let workload = journal.spec.resolve()?;
     let progress = Progress::new(image.pages());
     let found = image.find(&workload, |pages| progress.add(pages))?;
     drop(progress);
-    let evidence = evidence::judge(&journal);
+    let evidence = case.evidence();
     let journalled = evidence.watermarks();
     workload.check_watermarks(&journalled)?;
     let (moment, watermarks) = match evidence.at_rest() {
@@ -115,6 +117,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         false => print_all(out, &image, &found, &workload, &report),
     });
     Ok(report.verdict)
+}
+
+/// Which of several runs the image is of: the one most of whose pages are in it, or the last.
+fn whose(cases: &[Case], image: &Image) -> usize {
+    let pages = |case: &Case| {
+        let workload = case.journal.spec.resolve().ok()?;
+        Some(image.find(&workload, |_| {}).ok()?.pages())
+    };
+    match cases {
+        [_] => 0,
+        _ => (0..cases.len()).max_by_key(|place| pages(&cases[*place])).unwrap_or(0),
+    }
 }
 
 /// Draws the conclusions from what was found.
@@ -192,12 +206,13 @@ fn print_all(
     let memory = workload.spec().memory;
     writeln!(
         out,
-        "{}: {} of {} pages ({memory}) found in an image of {}, watermarks {:?}",
+        "{}: {} of {} pages ({memory}) found in an image of {}, watermarks {:?}{}",
         report.verdict,
         report.pages_found,
         memory.0 / PAGE_BYTES,
         Bytes(image.pages() * PAGE_BYTES),
-        report.watermarks
+        report.watermarks,
+        heard(&report.journal)
     )
 }
 

@@ -5,17 +5,21 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use verifier::case::Case;
 use verifier::evidence::{self, Evidence, Gap};
+use verifier::law::Demand;
 use verifier::report::{JournalReport, SCHEMA};
 use verifier::verdict::Verdict;
+use workload::beat::books::{Books, Source};
+use workload::beat::said::Tag;
 use workload::interrupt;
-use workload::journal::{Journal, JournalReader};
+use workload::journal::Journal;
 use workload::say;
 use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
 
-use crate::scan::read_journal;
-use crate::show::notes;
+use crate::show::{heard, notes};
+use crate::sources::{self, Expect};
 
 /// Gaps shown as text; JSON has all of them.
 const GAPS_SHOWN: usize = 20;
@@ -26,8 +30,12 @@ const CLOCK_STOPPED_MS_MIN: f64 = 20.0;
 #[derive(Args)]
 #[command(after_help = "Example:\n  verifier journal journal --gap 50ms --step 1s")]
 pub(crate) struct JournalArgs {
-    /// Journal written by `workload run --journal`, or by a guest that was migrated
-    journal: PathBuf,
+    /// Journals written by `workload run --journal`, by guests that were migrated, or by `verifier
+    /// collect`: all that several say of one run is judged as one
+    #[arg(required = true, value_name = "FILE")]
+    journal: Vec<PathBuf>,
+    #[command(flatten)]
+    expect: Expect,
     /// Show times without a heartbeat that were longer than this
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     gap: Duration,
@@ -52,20 +60,28 @@ pub(crate) struct WatchArgs {
 
 pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     anyhow::ensure!(!args.step.is_zero(), "--step must be more than zero");
-    let journal = read_journal(&args.journal)?;
-    let evidence = evidence::judge(&journal);
-    let gaps = evidence::gaps(&journal, args.gap);
-    let rates = evidence::rates(&journal, args.step);
-    let verdict = evidence.verdict();
-    let run = journal.run.to_string();
-    let report = JournalReport { schema: SCHEMA, verdict, run, evidence, gaps, rates };
-    say::report("verifier", |out| match args.json {
-        true => {
-            serde_json::to_writer(&mut *out, &report)?;
-            writeln!(out)
-        }
-        false => print(&journal, &report, out),
-    });
+    let mut verdict = Verdict::Proven;
+    for Case { journal, ruling } in sources::read(&args.journal, &args.expect)? {
+        let case = Case { journal, ruling };
+        let evidence = case.evidence();
+        let report = JournalReport {
+            schema: SCHEMA,
+            verdict: evidence.verdict(),
+            run: case.journal.run.to_string(),
+            tag: case.journal.tag,
+            gaps: evidence::gaps(&case.journal, args.gap),
+            rates: evidence::rates(&case.journal, args.step),
+            evidence,
+        };
+        verdict = verdict.and(report.verdict);
+        say::report("verifier", |out| match args.json {
+            true => {
+                serde_json::to_writer(&mut *out, &report)?;
+                writeln!(out)
+            }
+            false => print(&case.journal, &report, out),
+        });
+    }
     Ok(verdict)
 }
 
@@ -73,8 +89,9 @@ fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::R
     let JournalReport { evidence, gaps, rates, verdict, .. } = report;
     writeln!(
         out,
-        "run {}: {} of {}, {} writers, seed {}",
+        "run {}{}: {} of {}, {} writers, seed {}",
         journal.run,
+        journal.tag.map_or(String::new(), |tag| format!(" (tag {tag})")),
         journal.spec.workload,
         journal.spec.memory,
         journal.spec.writers,
@@ -116,31 +133,35 @@ fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::R
     for note in notes(evidence) {
         writeln!(out, "{note}")?;
     }
-    writeln!(out, "longest gap {:.1} ms: {verdict}", evidence.longest_gap_ms)
+    writeln!(out, "longest gap {:.1} ms: {verdict}{}", evidence.longest_gap_ms, heard(evidence))
 }
 
-/// Follows a journal: a line a second, and each gap and breach as it is seen.
+/// Follows a journal: a line a second, and each gap and fault as it is seen.
 pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
     interrupt::install()?;
-    let mut reader = JournalReader::open(&args.journal)?;
+    let mut source = Source::open(&args.journal)?;
+    let mut books = Books::default();
     let mut watched = Watched::default();
     let (mut shown, mut judged_next) = (Instant::now(), Instant::now());
     loop {
-        reader.read_more()?;
+        let before = books.lines;
+        source.read_more(&mut books)?;
         let interrupted = interrupt::count() > 0;
-        let Some(journal) = reader.so_far() else {
+        if books.runs.values().all(|run| run.start.is_none() || run.heard.is_empty()) {
             // It may not have been started yet.
             anyhow::ensure!(!interrupted, "{} holds no run yet", args.journal.display());
             std::thread::sleep(PAUSE);
             continue;
-        };
+        }
         let begin = Instant::now();
-        if interrupted || begin >= judged_next {
-            watched.judge(journal, args.gap);
+        watched.grown |= books.lines != before;
+        if (interrupted || begin >= judged_next) && watched.grown {
+            source.look_for_locks(&mut books);
+            watched.judge(&mut books, args.gap)?;
             // A long history takes long to judge: a tenth of a core is enough for that.
             judged_next = begin + begin.elapsed() * 10;
         }
-        let over = watched.at_rest() || interrupted;
+        let over = watched.is_ended() || interrupted;
         let due = over || shown.elapsed() >= Duration::from_secs(1);
         let reader = say::report("verifier", |out| watched.print(out, due, over));
         // Whoever watched is gone: there is nothing left to do but to say what was seen.
@@ -157,31 +178,36 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
 /// Time between two looks at a journal that grows.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is known of a journal that is followed.
+/// What is known of a journal that is followed: of its last run.
 #[derive(Default)]
 struct Watched {
+    grown: bool,
+    tag: Option<Tag>,
     beats: usize,
     evidence: Option<Evidence>,
     gaps: Vec<Gap>,
     gaps_said: usize,
-    breaches_said: usize,
+    wrong_said: usize,
 }
 
 impl Watched {
-    /// Judges the journal again, if it has grown.
-    fn judge(&mut self, journal: &Journal, gap: Duration) {
-        let known = self.evidence.as_ref().map(|e| (self.beats, e.followed_by.is_some()));
-        let beats = journal.beats.len();
-        if known == Some((beats, journal.followed_by.is_some())) {
-            return;
+    fn judge(&mut self, books: &mut Books, gap: Duration) -> anyhow::Result<()> {
+        books.settle()?;
+        self.grown = false;
+        let (cases, _) = Case::of_books(books, &Demand::default());
+        let newest = |case: &&Case| case.journal.beats.iter().map(|beat| beat.journal_ns).max();
+        let Some(case) = cases.iter().max_by_key(newest) else { return Ok(()) };
+        if self.tag != case.journal.tag {
+            *self = Self { tag: case.journal.tag, ..Self::default() };
         }
-        self.beats = beats;
-        self.evidence = Some(evidence::judge(journal));
-        self.gaps = evidence::gaps(journal, gap);
+        self.beats = case.journal.beats.len();
+        self.evidence = Some(case.evidence());
+        self.gaps = evidence::gaps(&case.journal, gap);
+        Ok(())
     }
 
-    fn at_rest(&self) -> bool {
-        self.evidence.as_ref().is_some_and(Evidence::at_rest)
+    fn is_ended(&self) -> bool {
+        self.evidence.as_ref().is_some_and(Evidence::ended)
     }
 
     fn verdict(&self) -> Verdict {
@@ -193,18 +219,19 @@ impl Watched {
         for gap in self.gaps.iter().skip(self.gaps_said) {
             writeln!(out, "{gap}")?;
         }
-        let breaches = self.evidence.as_ref().map_or(&[][..], |e| &e.breaches);
-        for breach in breaches.iter().skip(self.breaches_said) {
-            writeln!(out, "{breach}")?;
+        let wrong = self.evidence.as_ref().map_or(Vec::new(), Evidence::wrong);
+        for wrong in wrong.iter().skip(self.wrong_said) {
+            writeln!(out, "{wrong}")?;
         }
-        (self.gaps_said, self.breaches_said) = (self.gaps.len(), breaches.len());
+        (self.gaps_said, self.wrong_said) = (self.gaps.len(), wrong.len());
         if due {
             let operations = self.evidence.as_ref().map_or(Vec::new(), Evidence::watermarks);
             writeln!(out, "operations {operations:?}, {} beats", self.beats)?;
         }
-        match over {
-            true => writeln!(out, "{}", self.verdict()),
-            false => Ok(()),
+        let Some(evidence) = self.evidence.as_ref().filter(|_| over) else { return Ok(()) };
+        for doubt in evidence.doubts() {
+            writeln!(out, "{doubt}")?;
         }
+        writeln!(out, "{}{}", self.verdict(), heard(evidence))
     }
 }

@@ -6,6 +6,7 @@ mod image;
 mod journal;
 mod scan;
 mod show;
+mod sources;
 
 use std::process::ExitCode;
 

@@ -1,18 +1,20 @@
 //! `verifier scan`: every line of a region file against its journal.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use verifier::evidence::{self, Evidence};
+use verifier::case::Case;
+use verifier::evidence::Evidence;
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
 use verifier::report::{SCHEMA, ScanReport};
 use verifier::scan::{self, Scan};
 use verifier::verdict::Verdict;
-use workload::journal::{Journal, JournalError};
+use workload::beat::books::BooksError;
+use workload::journal::JournalError;
 use workload::region::Region;
 use workload::say;
 use workload::say::Out;
@@ -20,6 +22,7 @@ use workload::spec::Workload;
 use workload::stamp::IsaChoice;
 
 use crate::show::{self, Progress};
+use crate::sources::Sources;
 
 /// Longest wait for a running writer's next heartbeat.
 const HEARTBEAT_WAIT: Duration = Duration::from_secs(5);
@@ -35,9 +38,8 @@ const SECOND_LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Args {
     /// Region file written by `workload run --file`
     region: PathBuf,
-    /// Journal written by `workload run --journal`
-    #[arg(long)]
-    journal: PathBuf,
+    #[command(flatten)]
+    sources: Sources,
     /// What lines are computed with: auto, avx512, avx2 or portable
     #[arg(long, value_name = "NAME", default_value_t)]
     isa: IsaChoice,
@@ -48,39 +50,50 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
-    let journal = match read_journal(&args.journal) {
-        Err(JournalError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            say!(
-                "verifier: journal {} does not exist, so nothing can be proven; \
-                 run the workload with --journal",
-                args.journal.display()
-            );
+    let cases = match args.sources.read() {
+        Err(error) if is_missing(&error) => {
+            say!("verifier: {error}: nothing can be proven; run the workload with --journal");
             return Ok(Verdict::Inconclusive);
         }
         other => other?,
     };
-    let workload = journal.spec.resolve()?;
-    workload.check_watermarks(&evidence::judge(&journal).watermarks())?;
-    let region = Region::open(&args.region, journal.spec.memory)?;
+    let size = std::fs::metadata(&args.region).map_or(0, |metadata| metadata.len());
+    let fits = |case: &Case| case.journal.spec.memory.0 == size;
+    let cases = match cases.iter().any(fits) {
+        true => cases.into_iter().filter(fits).collect(),
+        false => cases,
+    };
+    let memory = cases.last().context("the journals hold no run")?.journal.spec.memory;
+    let region = Region::open(&args.region, memory)?;
+    let case = &cases[Case::whose(&cases, &region, region.pages())];
+    let workload = case.journal.spec.resolve()?;
+    workload.check_watermarks(&case.evidence().watermarks())?;
     // A generator that holds its writers still has said so in the journal.
-    let running = region.is_live() && !evidence::judge(&journal).at_rest();
+    let running = region.is_live() && !case.evidence().at_rest();
+    let again = || same(args, case);
     let outcome = match running {
-        true => scan_running(args, &workload, &region)?,
-        false => scan_at_rest(args, &journal, &workload, &region)?,
+        true => scan_running(&again, &workload, &region)?,
+        false => scan_at_rest(&again, case, &workload, &region)?,
     };
     say::report("verifier", |out| print(args, &workload, &outcome, out));
     Ok(outcome.verdict)
 }
 
-/// Reads a journal that may be growing: a cut last line is looked at again before it is an error.
-pub(crate) fn read_journal(path: &Path) -> Result<Journal, JournalError> {
-    for _ in 0..20 {
-        match Journal::read(path) {
-            Err(JournalError::Cut { .. }) => std::thread::sleep(Duration::from_millis(5)),
-            other => return other,
+fn is_missing(error: &JournalError) -> bool {
+    match error {
+        JournalError::Io { source, .. } | JournalError::Books(BooksError::Io { source, .. }) => {
+            source.kind() == std::io::ErrorKind::NotFound
         }
+        _ => false,
     }
-    Journal::read(path)
+}
+
+/// The same run, as far as it is heard by now.
+fn same(args: &Args, case: &Case) -> anyhow::Result<Case> {
+    let is_same = |other: &Case| {
+        (other.journal.tag, other.journal.run) == (case.journal.tag, case.journal.run)
+    };
+    args.sources.read()?.into_iter().find(is_same).context("the journal's run is gone from it")
 }
 
 struct Outcome {
@@ -93,12 +106,12 @@ struct Outcome {
 }
 
 fn scan_at_rest(
-    args: &Args,
-    journal: &Journal,
+    again: &dyn Fn() -> anyhow::Result<Case>,
+    case: &Case,
     workload: &Workload,
     region: &Region,
 ) -> anyhow::Result<Outcome> {
-    let evidence = evidence::judge(journal);
+    let evidence = case.evidence();
     let journalled = evidence.watermarks();
     let mut reasons = Vec::new();
     let (moment, watermarks, name) = if evidence.at_rest() {
@@ -112,12 +125,12 @@ fn scan_at_rest(
         (Moment::Stopped, inferred, "stopped without a last word")
     };
     let scan = look(workload, region, moment, &watermarks);
-    let mut changed = read_journal(&args.journal)?.beats.len() != journal.beats.len();
+    let mut changed = again()?.journal.beats.len() != case.journal.beats.len();
     if !scan.faults.is_empty() {
         // What is wrong and at rest is still wrong in the same way a moment later.
         std::thread::sleep(SECOND_LOOK);
-        let again = scan::scan(region, workload, moment, &watermarks, |_| {});
-        changed |= again.faults != scan.faults;
+        let second = scan::scan(region, workload, moment, &watermarks, |_| {});
+        changed |= second.faults != scan.faults;
     }
     let mut outcome = conclude(workload, evidence, scan, name, watermarks, reasons);
     if changed {
@@ -133,14 +146,18 @@ fn look(workload: &Workload, region: &Region, moment: Moment, watermarks: &[u64]
     scan::scan(region, workload, moment, watermarks, |pages| progress.add(pages))
 }
 
-fn scan_running(args: &Args, workload: &Workload, region: &Region) -> anyhow::Result<Outcome> {
-    let before = evidence::judge(&read_journal(&args.journal)?).watermarks();
+fn scan_running(
+    again: &dyn Fn() -> anyhow::Result<Case>,
+    workload: &Workload,
+    region: &Region,
+) -> anyhow::Result<Outcome> {
+    let before = again()?.evidence().watermarks();
     let scan = look(workload, region, Moment::Running, &before);
     let mut reasons = Vec::new();
     // Everything seen must be accounted for by a watermark that was journalled later.
     let start = Instant::now();
     let evidence = loop {
-        let evidence = evidence::judge(&read_journal(&args.journal)?);
+        let evidence = again()?.evidence();
         let accounted = Some(evidence).filter(|e| {
             // One operation may be in flight behind a watermark.
             e.watermarks().iter().zip(&scan.newest).all(|(last, newest)| last + 1 >= *newest)
@@ -149,7 +166,7 @@ fn scan_running(args: &Args, workload: &Workload, region: &Region) -> anyhow::Re
             Some(evidence) => break evidence,
             None if start.elapsed() > HEARTBEAT_WAIT => {
                 reasons.push("memory is newer than any heartbeat that followed".to_owned());
-                break evidence::judge(&read_journal(&args.journal)?);
+                break again()?.evidence();
             }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
@@ -214,11 +231,12 @@ fn print(
     let gigabytes = (scan.lines * workload::LINE_BYTES) as f64 / 1e9;
     writeln!(
         out,
-        "{}: {} lines, {} ({:.1} GB/s), watermarks {:?}",
+        "{}: {} lines, {} ({:.1} GB/s), watermarks {:?}{}",
         outcome.verdict,
         scan.lines,
         outcome.moment,
         gigabytes / scan.elapsed.as_secs_f64(),
-        outcome.watermarks
+        outcome.watermarks,
+        show::heard(&outcome.evidence)
     )
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use verifier::evidence::Evidence;
 use verifier::extent::Faults;
-use workload::journal::Follower;
 use workload::say;
 use workload::spec::Workload;
 
@@ -50,18 +49,50 @@ pub(crate) fn faults(
 
 /// What keeps a journal from proving, in words.
 pub(crate) fn notes(evidence: &Evidence) -> Vec<String> {
-    let mut notes: Vec<String> = evidence.breaches.iter().map(ToString::to_string).collect();
-    for writer in evidence.idle_writers() {
-        notes.push(format!("writer {writer} was never seen to advance"));
-    }
-    if let Some(Follower { run, key }) = evidence.followed_by {
-        let key = key.map_or(String::new(), |key| format!(" (key {key})"));
-        notes.push(format!(
-            "run {run}{key} began where this one was heard: the guest started again, or another one \
-             beats into the same link; collect each run into a journal of its own"
-        ));
+    let mut notes = evidence.wrong();
+    notes.extend(evidence.doubts());
+    match &evidence.ruling {
+        None => notes.push(
+            "the journal is of format 1: beats of a guest that went back while nobody heard it are \
+             not told from its own"
+                .to_owned(),
+        ),
+        Some(ruling) => {
+            if ruling.restored {
+                notes.push("RESTORED from an earlier moment, as was told".to_owned());
+            }
+            if ruling.weak {
+                notes.push(
+                    "the guest has no source of bits that a copy of it does not have: beats that are \
+                     the same may be of two"
+                        .to_owned(),
+                );
+            }
+        }
     }
     notes
+}
+
+/// Who heard a run, and until when, for the end of a line.
+pub(crate) fn heard(evidence: &Evidence) -> String {
+    let Some(ruling) = &evidence.ruling else { return String::new() };
+    let who: Vec<String> = ruling
+        .collectors
+        .iter()
+        .map(|(name, sessions)| match sessions {
+            1 => name.to_string(),
+            sessions => format!("{name} ({sessions} sessions)"),
+        })
+        .collect();
+    let until = match (ruling.ended, ruling.until_us) {
+        (true, _) => ", until its end".to_owned(),
+        (false, Some(us)) => {
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_micros(us);
+            format!(", until {}", humantime::format_rfc3339_millis(at))
+        }
+        (false, None) => String::new(),
+    };
+    format!(" (heard by {}{until})", who.join(", "))
 }
 
 /// A percentage on standard error while much memory is looked at; gone when dropped.

@@ -10,11 +10,11 @@ use std::str::FromStr;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::Context;
+use workload::beat::said::Kind;
+use workload::beat::writer::JournalWriter;
 use workload::heartbeat;
-use workload::journal::{JournalWriter, Motion};
 use workload::outlet::open_serial;
 use workload::rate::Demand;
-use workload::run::RunId;
 
 use crate::guest::Guest;
 
@@ -109,13 +109,11 @@ impl Control {
     }
 
     /// Obeys what has come in; `true` when told to stop.
-    pub(crate) fn obey(&mut self, guest: &Guest, run: RunId) -> bool {
+    pub(crate) fn obey(&mut self, guest: &Guest) -> bool {
         while let Ok(command) = self.incoming.try_recv() {
             let stop = matches!(command, Ok(Command::Stop));
             let answer = match command {
-                Ok(command) => {
-                    obey(&command, guest, run).unwrap_or_else(|e| format!("error: {e:#}"))
-                }
+                Ok(command) => obey(&command, guest).unwrap_or_else(|e| format!("error: {e:#}")),
                 Err(e) => format!("error: {e}"),
             };
             for line in answer.lines() {
@@ -131,7 +129,7 @@ impl Control {
     }
 }
 
-fn obey(command: &Command, guest: &Guest, run: RunId) -> anyhow::Result<String> {
+fn obey(command: &Command, guest: &Guest) -> anyhow::Result<String> {
     match command {
         Command::Pause => {
             guest.pause()?;
@@ -149,7 +147,7 @@ fn obey(command: &Command, guest: &Guest, run: RunId) -> anyhow::Result<String> 
         Command::Scan => {
             let was_paused = guest.is_paused();
             guest.pause()?;
-            let result = scan(guest, run);
+            let result = scan(guest);
             if !was_paused {
                 guest.resume();
             }
@@ -159,7 +157,7 @@ fn obey(command: &Command, guest: &Guest, run: RunId) -> anyhow::Result<String> 
 }
 
 /// Has the `verifier` that stands beside this program look at the region.
-fn scan(guest: &Guest, run: RunId) -> anyhow::Result<String> {
+fn scan(guest: &Guest) -> anyhow::Result<String> {
     let verifier = std::env::current_exe()?.with_file_name("verifier");
     anyhow::ensure!(
         verifier.exists(),
@@ -167,7 +165,7 @@ fn scan(guest: &Guest, run: RunId) -> anyhow::Result<String> {
         verifier.display()
     );
     let journal = std::env::temp_dir().join(format!("vmigrate-scan-{}", std::process::id()));
-    let result = write_journal(&journal, guest, run).and_then(|()| {
+    let result = write_journal(&journal, guest).and_then(|()| {
         let output = Process::new(&verifier)
             .arg("scan")
             .arg(guest.region.path())
@@ -183,11 +181,11 @@ fn scan(guest: &Guest, run: RunId) -> anyhow::Result<String> {
 }
 
 /// The guest as it stands: from the fill to its watermarks now.
-fn write_journal(path: &Path, guest: &Guest, run: RunId) -> anyhow::Result<()> {
-    let mut journal = JournalWriter::create(path, run, guest.workload.spec())?;
-    let fill = workload::writer::Watermarks::new(&vec![0; guest.workload.shares().len()]);
-    heartbeat::beat(&fill, 0, Motion::Running, &mut journal);
-    heartbeat::beat(&guest.watermarks, 0, Motion::AtRest, &mut journal);
+fn write_journal(path: &Path, guest: &Guest) -> anyhow::Result<()> {
+    let spec = guest.workload.spec();
+    let mut journal = JournalWriter::create(path, spec, heartbeat::interval(spec.writers))?;
+    journal.beats(Kind::Running, 0, &vec![0; spec.writers as usize], 0);
+    journal.beats(Kind::Held, 0, &guest.watermarks.read(), 0);
     Ok(journal.complete()?)
 }
 
@@ -213,8 +211,8 @@ fn bounded_lines(mut source: Box<dyn BufRead + Send>) -> impl Iterator<Item = St
 /// would be echoed as well, and so on.
 fn is_ours(line: &str) -> bool {
     let line = line.trim_start();
-    let beat = |rest: &str| rest.bytes().take(16).filter(u8::is_ascii_hexdigit).count() == 16;
-    let said = ["B ", "E ", "S "].iter().find_map(|start| line.strip_prefix(start));
+    let beat = |rest: &str| rest.bytes().take(8).filter(u8::is_ascii_hexdigit).count() == 8;
+    let said = ["B ", "P ", "E ", "S 2 "].iter().find_map(|start| line.strip_prefix(start));
     line.starts_with("# ") || said.is_some_and(beat)
 }
 
@@ -235,17 +233,13 @@ mod tests {
     /// C29: a terminal that echoes says our own beats and answers to us.
     #[test]
     fn an_echo_is_no_command() {
-        use workload::journal::{Beat, JournalWriter};
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let mut journal = JournalWriter::append(file.path(), RunId(7)).unwrap();
-        for motion in [Motion::Running, Motion::AtRest] {
-            let (epoch, number, writer, watermark) = (0, 0, 0, 5);
-            let (guest_ns, journal_ns) = (1, 0);
-            let beat = Beat { motion, epoch, number, writer, watermark, guest_ns, journal_ns };
-            journal.beat(&beat);
+        use workload::beat::said::{Beat, Tag, sealed};
+        for kind in [Kind::Running, Kind::Held, Kind::Ended] {
+            let (number, epoch, writer, watermark, clock_us) = (0, 0, 0, 5, 1);
+            let (bits, links) = (0x0001_0001, [0, 0]);
+            let beat = Beat { number, bits, kind, epoch, writer, watermark, clock_us, links };
+            assert!(is_ours(&sealed(&beat.text(Tag(7)))), "{beat:?}");
         }
-        let beats = std::fs::read_to_string(file.path()).unwrap();
-        assert_eq!(beats.lines().filter(|line| is_ours(line)).count(), 2, "{beats}");
         assert!(is_ours("# error: 'go' is none of pause, scan, resume, rate RATE, stop"));
         for command in ["pause", "scan", "rate 5MB/s", "go", "S now", "B 00", "#"] {
             assert!(!is_ours(command), "{command}");

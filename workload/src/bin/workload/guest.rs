@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use workload::gate::{Control, Gate, Gates, Passage};
+use workload::heartbeat::Heart;
 use workload::rate::{Demand, Leg, Plan, Unit};
 use workload::region::Region;
 use workload::schedule::CatchUp;
@@ -34,6 +35,8 @@ pub(crate) struct Guest {
     paces: Arc<Paces>,
     catch_up: CatchUp,
     threads: Vec<JoinHandle<Stats>>,
+    /// Says how far the writers are.
+    heart: Option<Heart>,
 }
 
 /// Operations per second of one writer for what all of them together are to do; `None` for as
@@ -68,11 +71,12 @@ impl Guest {
     pub(crate) fn start(
         workload: Arc<Workload>,
         region: Arc<Region>,
+        watermarks: Watermarks,
         demand: &Demand,
         catch_up: CatchUp,
         before_write: BeforeWrite,
+        heart: Option<Heart>,
     ) -> anyhow::Result<Self> {
-        let watermarks = Watermarks::new(&vec![0; workload.shares().len()]);
         let paces = Arc::new(Paces {
             version: AtomicU64::new(0),
             pace: Mutex::new(pace(&workload, demand, catch_up)?),
@@ -93,12 +97,16 @@ impl Guest {
             })
             .collect::<Result<_, _>>()
             .context("cannot start the writers")?;
-        Ok(Self { workload, region, watermarks, gates, paces, catch_up, threads })
+        Ok(Self { workload, region, watermarks, gates, paces, catch_up, threads, heart })
     }
 
     /// Holds every writer between two operations.
     pub(crate) fn pause(&self) -> anyhow::Result<()> {
-        Ok(self.gates.close(|| ())?)
+        self.gates.close(|| ())?;
+        if let Some(heart) = &self.heart {
+            heart.hold();
+        }
+        Ok(())
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -106,6 +114,9 @@ impl Guest {
     }
 
     pub(crate) fn resume(&self) {
+        if let Some(heart) = &self.heart {
+            heart.resume();
+        }
         self.gates.open();
     }
 
@@ -116,16 +127,16 @@ impl Guest {
         Ok(())
     }
 
-    /// Ends the writers; returns what they did, and when the last of them had ended: freeing the
-    /// memory afterwards takes its time, in which nothing was to be written.
-    pub(crate) fn stop(mut self) -> anyhow::Result<(Stats, Instant)> {
+    /// Ends the writers; returns what they did, when the last of them had ended (freeing the memory
+    /// afterwards takes its time, in which nothing was to be written), and who is to say so.
+    pub(crate) fn stop(mut self) -> anyhow::Result<(Stats, Instant, Option<Heart>)> {
         self.gates.stop();
         let mut stats = Stats::default();
         for thread in self.threads.drain(..) {
             let one = thread.join().map_err(|_| anyhow::anyhow!("a writer died"))?;
             stats.merge(&one);
         }
-        Ok((stats, Instant::now()))
+        Ok((stats, Instant::now(), self.heart.take()))
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use workload::beat::writer::JournalWriter;
 use workload::dirty::DirtyPages;
 use workload::fill::fill;
-use workload::heartbeat::{self, Heart};
+use workload::heartbeat::{self, End, Heart};
 use workload::hiccup::Watch;
-use workload::journal::{JournalWriter, Motion};
 use workload::line::PageFormat;
 use workload::machine::{self, MemorySize};
 use workload::outlet::OutletAddress;
@@ -94,9 +94,10 @@ pub(crate) struct Args {
     /// Where heartbeats go: FILE, udp:HOST:PORT, unix:PATH or serial:TTY; `verifier` needs them
     #[arg(long, alias = "journal", value_name = "WHERE")]
     heartbeat: Option<OutletAddress>,
-    /// Time between two heartbeats
-    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = parse_duration)]
-    heartbeat_interval: Duration,
+    /// Time between two heartbeats, which writers say in turn, each at least once a second
+    /// [default: 5ms, less for more than 200 writers]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    heartbeat_interval: Option<Duration>,
     /// Take commands from stdin, a named pipe or serial:TTY
     #[arg(long, value_name = "WHERE")]
     control: Option<ControlAddress>,
@@ -136,12 +137,20 @@ impl Args {
     fn check(&self) -> anyhow::Result<()> {
         let (least, most) = (Duration::from_millis(1), Duration::from_secs(10));
         for (name, interval) in [
-            ("--heartbeat-interval", self.heartbeat_interval),
+            ("--heartbeat-interval", self.heartbeat_interval.unwrap_or(least)),
             ("--trace-interval", self.trace_interval),
         ] {
             let fits = (least..=most).contains(&interval);
             anyhow::ensure!(fits, "{name} must be at least 1ms and at most 10s");
         }
+        let turn = self.heartbeat_interval.map(|interval| interval.saturating_mul(self.writers));
+        anyhow::ensure!(
+            turn.is_none_or(|turn| turn <= heartbeat::TURN_MAX),
+            "--heartbeat-interval: {} writers in turn are each heard at least once a second with {:?} \
+             at most",
+            self.writers,
+            heartbeat::TURN_MAX / self.writers.max(1)
+        );
         anyhow::ensure!(
             !(self.record_trace.is_some() && self.counts_pages()),
             "--record-trace and counting pages both take the kernel's dirty information; choose one"
@@ -181,17 +190,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut control = args.control.as_ref().map(Control::open).transpose()?;
 
     let region = Arc::new(args.region(spec.memory)?);
-    let mut journal = match &args.heartbeat {
-        Some(address) => Some(JournalWriter::start(address, run_id, &spec)?),
+    let journal = match &args.heartbeat {
+        Some(address) => {
+            let usual = heartbeat::interval(spec.writers);
+            let interval = args.heartbeat_interval.unwrap_or(usual);
+            Some(JournalWriter::start(address, &spec, interval)?)
+        }
         None => None,
     };
     say!("workload: filling {} with seed {}: {}", spec.memory, spec.seed, spec.workload);
     fill(&region, &workload, |_| {});
 
-    if let Some(journal) = &mut journal {
-        let fill = Watermarks::new(&vec![0; spec.writers as usize]);
-        heartbeat::beat(&fill, 0, Motion::Running, journal);
-    }
     let before_write = match args.check_before_write {
         true => BeforeWrite::Check,
         false => BeforeWrite::Trust,
@@ -199,25 +208,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut pages = Pages::watch(args, &region)?;
     let watch = Watch::start().context("cannot watch for hiccups")?;
     let start = Instant::now();
-    let guest = Guest::start(workload.clone(), region, &args.rate, args.catch_up, before_write)?;
-    let watermarks = guest.watermarks.clone();
-    let heart = match journal {
-        Some(journal) => {
-            let interval = args.heartbeat_interval;
-            Some(Heart::start_every(interval, watermarks.clone(), 0, journal)?)
-        }
-        None => None,
-    };
-    let observed = observe(args, &guest, start, &mut control, run_id, &mut pages)?;
-    let (stats, ended) = guest.stop()?;
+    let watermarks = Watermarks::new(&vec![0; spec.writers as usize]);
+    // It says where the writers stand before they start.
+    let heart = journal.map(|journal| Heart::start(watermarks.clone(), 0, journal)).transpose()?;
+    let (rate, catch_up) = (&args.rate, args.catch_up);
+    let guest = Guest::start(
+        workload.clone(),
+        region,
+        watermarks.clone(),
+        rate,
+        catch_up,
+        before_write,
+        heart,
+    )?;
+    let observed = observe(args, &guest, start, &mut control, &mut pages)?;
+    let (stats, ended, heart) = guest.stop()?;
     let seconds = ended.duration_since(start).as_secs_f64();
     let felt = watch.stop();
     let (refused, incomplete) = match heart {
         Some(heart) => {
-            let mut journal = heart.stop();
-            heartbeat::beat(&watermarks, 0, Motion::AtRest, &mut journal);
-            let incomplete = journal.complete().err();
-            (journal.refused() + incomplete.as_ref().map_or(0, |i| i.lost), incomplete)
+            let (refused, complete) = heart.stop(End::ByOwner);
+            let incomplete = complete.err();
+            (refused + incomplete.as_ref().map_or(0, |i| i.lost), incomplete)
         }
         None => (0, None),
     };
@@ -247,7 +259,6 @@ fn observe(
     guest: &Guest,
     start: Instant,
     control: &mut Option<Control>,
-    run: RunId,
     pages: &mut Pages,
 ) -> anyhow::Result<Vec<Sample>> {
     let record = guest.workload.spec().workload.record.0;
@@ -259,7 +270,7 @@ fn observe(
         let wake = end.map_or(next, |end| next.min(end)).min(pages.next());
         std::thread::sleep(wake.saturating_duration_since(Instant::now()));
         pages.look(guest)?;
-        let stop = control.as_mut().is_some_and(|control| control.obey(guest, run));
+        let stop = control.as_mut().is_some_and(|control| control.obey(guest));
         let now = Instant::now();
         let over = stop || interrupt::count() > 0 || end.is_some_and(|end| now >= end);
         if now >= next || over {
