@@ -39,14 +39,14 @@ pub enum Breach {
         /// Which writer.
         writer: u32,
         /// The epoch that had begun.
-        epoch: u64,
+        epoch: u32,
         /// The older epoch that still advanced.
-        still: u64,
+        still: u32,
     },
     /// One beat was said in two ways: two guests are the same one.
     Twin {
         /// Of which epoch.
-        epoch: u64,
+        epoch: u32,
         /// Which beat of it.
         number: u64,
     },
@@ -136,13 +136,13 @@ pub fn judge(journal: &Journal) -> Evidence {
 }
 
 /// What the guest put into a beat; the clock of whoever heard it is not among it.
-fn content(beat: &Beat) -> (u64, u64, u32, u64, u64, Kind) {
+fn content(beat: &Beat) -> (u32, u64, u16, u64, u64, Kind) {
     (beat.epoch, beat.number, beat.writer, beat.watermark, beat.guest_ns, beat.kind)
 }
 
 /// What the numbers of a beat count in: its epoch in format 1, the run in format 2.
 fn counted_in(journal: &Journal, beat: &Beat) -> u64 {
-    if journal.tag.is_some() { 0 } else { beat.epoch }
+    if journal.tag.is_some() { 0 } else { u64::from(beat.epoch) }
 }
 
 /// Every beat once, by epoch and number; and the first that was said in two ways.
@@ -166,7 +166,7 @@ fn contradictions(beats: &[&Beat]) -> Vec<Breach> {
     for beat in beats {
         match most {
             Some(before) if before.watermark > beat.watermark => {
-                let (writer, epoch) = (beat.writer, beat.epoch);
+                let (writer, epoch) = (u32::from(beat.writer), beat.epoch);
                 // Who was ahead and in an earlier epoch: gone, or still there?
                 let overlaps = before.epoch < epoch && before.journal_ns > beat.journal_ns;
                 breaches.push(match overlaps {
@@ -437,8 +437,8 @@ mod tests {
     use workload::spec::WorkloadSpec;
     use workload::units::Bytes;
 
-    fn journal(beats: &[(u64, u64)]) -> Journal {
-        let beat = |(i, (epoch, watermark)): (usize, &(u64, u64))| Beat {
+    fn journal(beats: &[(u32, u64)]) -> Journal {
+        let beat = |(i, (epoch, watermark)): (usize, &(u32, u64))| Beat {
             kind: Kind::Running,
             epoch: *epoch,
             number: beats[..i].iter().filter(|(before, _)| before == epoch).count() as u64,

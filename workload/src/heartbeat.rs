@@ -59,7 +59,7 @@ impl Voice {
         self.turn = (self.turn + 1) % watermarks.len().max(1);
         let clock_us = monotonic_ns() / 1000;
         if let Some(watermark) = watermarks.get(self.turn) {
-            let writer = self.turn as u32;
+            let writer = self.turn as u16;
             self.journal.beat(Kind::Running, self.epoch, writer, *watermark, clock_us);
         }
     }

@@ -36,11 +36,11 @@ pub struct Beat {
     /// Whether the writer goes on.
     pub kind: Kind,
     /// How many hosts the guest has been moved across.
-    pub epoch: u64,
+    pub epoch: u32,
     /// How many beats were sent before this one, all writers together; in format 1 in this epoch.
     pub number: u64,
     /// Which writer.
-    pub writer: u32,
+    pub writer: u16,
     /// Operations completed.
     pub watermark: u64,
     /// The guest's own monotonic clock, nanoseconds.
@@ -172,7 +172,7 @@ impl Journal {
         let run = books.runs.get(&tag)?;
         let spec = run.start.as_ref()?.spec.clone();
         // The first to hear a beat says when.
-        let mut beats: Vec<Beat> = Vec::new();
+        let mut beats: Vec<Beat> = Vec::with_capacity(run.heard.len());
         let mut last = None;
         for heard in &run.heard {
             let journal_ns = books.wall_us(heard.session, heard.at_us).saturating_mul(1000);
@@ -210,7 +210,7 @@ impl Journal {
             // Each host that the guest reaches describes the run.
             Content::Start(spec) if self.spec == *spec => {}
             Content::Start(_) => return Err(Refused::Edited("describes the run in another way")),
-            Content::Beat(beat) if beat.writer >= self.spec.writers => {
+            Content::Beat(beat) if u32::from(beat.writer) >= self.spec.writers => {
                 return Err(Refused::Edited("names a writer that the run does not have"));
             }
             Content::Beat(beat) => self.beats.push(beat),
@@ -224,7 +224,7 @@ impl Beat {
         let beat = &heard.beat;
         Self {
             kind: beat.kind,
-            epoch: u64::from(beat.epoch),
+            epoch: beat.epoch,
             number: beat.number,
             writer: beat.writer,
             watermark: beat.watermark,
@@ -397,9 +397,9 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
     let mut next = || fields.next().flatten();
     let beat = Beat {
         kind: if tag == "E" { Kind::Ended } else { Kind::Running },
-        epoch: next()?,
+        epoch: u32::try_from(next()?).ok()?,
         number: next()?,
-        writer: u32::try_from(next()?).ok()?,
+        writer: u16::try_from(next()?).ok()?,
         watermark: next()?,
         guest_ns: next()?,
         journal_ns: next()?,

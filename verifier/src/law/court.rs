@@ -201,7 +201,7 @@ impl<'a> Court<'a> {
     }
 
     fn first_line(&self, i: usize, session: u32) -> Option<u64> {
-        self.hearings(i).iter().filter(|h| h.session == session).map(|h| h.line).min()
+        self.hearings(i).iter().filter(|h| h.session == session).map(|h| u64::from(h.line)).min()
     }
 
     fn late_us(&self, boot: Boot) -> u64 {
@@ -221,7 +221,7 @@ impl<'a> Court<'a> {
         if start.is_none() {
             reasons.insert(Reason::NoDescription);
         }
-        let seen = beats.clone().map(|i| self.beat(i).writer + 1).max().unwrap_or(1);
+        let seen = beats.clone().map(|i| u32::from(self.beat(i).writer) + 1).max().unwrap_or(1);
         let writers = start.map_or(seen, |start| start.spec.writers.max(1));
 
         let words = self.words();
@@ -353,7 +353,7 @@ impl<'a> Court<'a> {
 
         let ends: BTreeSet<u32> = own_beats()
             .filter(|i| self.beat(*i).kind == said::Kind::Ended)
-            .map(|i| self.beat(i).writer)
+            .map(|i| u32::from(self.beat(i).writer))
             .collect();
         let ended = ends.len() >= writers as usize;
         let (alive, until_us) = match ended {
@@ -431,7 +431,7 @@ impl<'a> Court<'a> {
             let at = opening.boot_us.saturating_add(heard.at_us);
             let before = |(told_at, session, line, _): &&WordHeard| match *session == heard.session
             {
-                true => (*told_at, *line) < (at, heard.line),
+                true => (*told_at, *line) < (at, u64::from(heard.line)),
                 false => *told_at <= at,
             };
             (told.len() == words.count).then(|| told.iter().filter(before).count())
@@ -442,7 +442,7 @@ impl<'a> Court<'a> {
     /// Pairs of beats that cannot be of one guest, whatever is missing; the lower number first.
     fn contradictions(&self) -> Vec<(usize, usize)> {
         let mut pairs = Vec::new();
-        let mut most = HashMap::<u32, (u64, Vec<u32>)>::new();
+        let mut most = HashMap::<u16, (u64, Vec<u32>)>::new();
         let mut inversions = 0;
         for b in 0..self.count() {
             let beat = self.beat(b);
@@ -553,7 +553,7 @@ impl<'a> Court<'a> {
             last: usize,
             follows_held: bool,
         }
-        let mut spans = BTreeMap::<(u32, u32), Span>::new();
+        let mut spans = BTreeMap::<(u32, u16), Span>::new();
         let mut begins = BTreeMap::<u32, u64>::new();
         for i in 0..self.count() {
             let beat = self.beat(i);
@@ -575,7 +575,7 @@ impl<'a> Court<'a> {
                 let at = self.at(number, self.count() - 1);
                 !at.is_empty() && at.into_iter().all(|i| self.beat(i).kind == said::Kind::Held)
             });
-            for ((_, writer), old) in spans.range((before, 0)..=(before, u32::MAX)) {
+            for ((_, writer), old) in spans.range((before, 0)..=(before, u16::MAX)) {
                 let Some(new) = spans.get(&(after, *writer)) else { continue };
                 let (p, f) = (self.beat(old.last), self.beat(new.first));
                 if p.kind != said::Kind::Held || !new.follows_held || !follows {
@@ -670,7 +670,7 @@ impl<'a> Court<'a> {
         for i in beats {
             let Beat { writer, watermark, .. } = self.beat(i);
             let (least, most) =
-                advanced.entry((group(i), *writer)).or_insert((*watermark, *watermark));
+                advanced.entry((group(i), u32::from(*writer))).or_insert((*watermark, *watermark));
             *least = (*least).min(*watermark);
             *most = (*most).max(*watermark);
         }

@@ -202,7 +202,7 @@ impl Run<'_> {
         if self.start.is_none() {
             reasons.insert(Reason::NoDescription);
         }
-        let seen = beats.iter().map(|beat| beat.writer).max().unwrap() + 1;
+        let seen = beats.iter().map(|beat| u32::from(beat.writer)).max().unwrap() + 1;
         let writers = self.start.as_ref().map_or(seen, |start| start.spec.writers);
         let ties: Vec<(Beat, Beat)> =
             beats.iter().flat_map(|b| self.vouched(b).into_iter().map(|x| (*b, x))).collect();
@@ -369,7 +369,7 @@ impl Run<'_> {
         }
         let moved = |beats: &mut dyn Iterator<Item = &Beat>, writer: u32| {
             let marks: BTreeSet<u64> =
-                beats.filter(|b| b.writer == writer).map(|b| b.watermark).collect();
+                beats.filter(|b| u32::from(b.writer) == writer).map(|b| b.watermark).collect();
             marks.len() > 1
         };
         for writer in 0..writers {
@@ -384,7 +384,7 @@ impl Run<'_> {
         }
 
         // The end (24).
-        let ends: BTreeSet<u32> =
+        let ends: BTreeSet<u16> =
             own.iter().filter(|b| b.kind == Motion::Ended).map(|b| b.writer).collect();
         if ends.len() < writers as usize
             && self.mutant != Mutant::SilenceForgiven
@@ -393,7 +393,13 @@ impl Run<'_> {
             reasons.insert(Reason::Silence);
         }
         let watermarks = (0..writers)
-            .map(|w| own.iter().filter(|b| b.writer == w).map(|b| b.watermark).max().unwrap_or(0))
+            .map(|w| {
+                own.iter()
+                    .filter(|b| u32::from(b.writer) == w)
+                    .map(|b| b.watermark)
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         let verdict = match (kinds.is_empty(), reasons.is_empty()) {
             (false, _) => Verdict::Wrong,
@@ -475,7 +481,7 @@ impl Run<'_> {
         let beats = self.beats();
         let epochs: Vec<u32> =
             beats.iter().map(|b| b.epoch).collect::<BTreeSet<_>>().into_iter().collect();
-        let writers: BTreeSet<u32> = beats.iter().map(|b| b.writer).collect();
+        let writers: BTreeSet<u16> = beats.iter().map(|b| b.writer).collect();
         for pair in epochs.windows(2) {
             for writer in &writers {
                 let of =

@@ -233,7 +233,7 @@ impl World {
                 bits,
                 kind,
                 epoch: guest.epoch,
-                writer,
+                writer: writer as u16,
                 watermark: guest.watermarks[writer as usize],
                 clock_us: guest.clock * INTERVAL_US,
                 links,

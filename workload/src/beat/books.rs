@@ -152,7 +152,7 @@ pub struct Heard {
     /// Which session heard it, by its place in [`Books::sessions`].
     pub session: u32,
     /// Number of its line there.
-    pub line: u64,
+    pub line: u32,
     /// Microseconds since the session began.
     pub at_us: u64,
 }
@@ -198,12 +198,59 @@ pub struct Books {
     settled: bool,
 }
 
-/// A line read.
-enum Read {
-    /// With the hash of its text.
-    Line(Line, u64),
-    Garbage,
+/// What a stretch of text holds. Beats are most of it, and are kept small.
+#[derive(Default)]
+struct Chunk {
+    beats: Vec<(u32, SessionId, Tag, Heard)>,
+    /// Anything else, with the hash of its text.
+    others: Vec<(u32, Line, u64)>,
+    garbage: u64,
+    lines: u32,
+    refused: Option<(u32, String)>,
 }
+
+impl Chunk {
+    fn of(text: &[u8]) -> Self {
+        let mut chunk = Self::default();
+        let whole = text.strip_suffix(b"\n").unwrap_or(text);
+        for line in whole.split(|byte| *byte == b'\n') {
+            let place = chunk.lines;
+            if let Err(what) = chunk.line(line) {
+                chunk.refused = Some((place, what));
+                break;
+            }
+            chunk.lines += 1;
+        }
+        chunk
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), String> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let text = unsealed(line).filter(|_| line.len() <= LINE_BYTES_MAX);
+        // A line as a guest said it, without a session, is what nobody collected.
+        let Some((text, line)) = text.and_then(|text| Some((text, Line::read(text)?))) else {
+            self.garbage += 1;
+            return Ok(());
+        };
+        let line = line?;
+        let Line { session, number, at_us, entry } = line;
+        match entry {
+            Entry::Heard(tag, Said::Beat(beat)) => {
+                let line = u32::try_from(number).map_err(|_| TOO_MANY)?;
+                let heard = Heard { beat, session: 0, line, at_us };
+                self.beats.push((self.lines, session, tag, heard));
+            }
+            entry => {
+                let line = Line { session, number, at_us, entry };
+                self.others.push((self.lines, line, xxh3_64(text)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of a line with a number that its session cannot have.
+const TOO_MANY: &str = "has a number that no session reaches";
 
 impl Books {
     /// Reads whole files.
@@ -230,25 +277,69 @@ impl Books {
         let mut line = first;
         for batch in batches(text, CHUNK_BYTES * 16) {
             let chunks: Vec<&[u8]> = batches(batch, CHUNK_BYTES).collect();
-            let read = |chunk: &&[u8]| chunk.split(|b| *b == b'\n').map(read_line).collect();
-            let read: Vec<Vec<Result<Read, String>>> = match chunks.len() {
-                1 => chunks.iter().map(read).collect(),
-                _ => chunks.par_iter().map(read).collect(),
+            let chunks: Vec<Chunk> = match chunks.len() {
+                1 => chunks.into_iter().map(Chunk::of).collect(),
+                _ => chunks.into_par_iter().map(Chunk::of).collect(),
             };
-            for (chunk, lines) in chunks.iter().zip(read) {
-                // What follows the last end of a line is none.
-                let whole = lines.len() - usize::from(chunk.ends_with(b"\n"));
-                for read in lines.into_iter().take(whole) {
-                    let refused = |what| BooksError::Line { path: path.to_owned(), line, what };
-                    match read.map_err(refused)? {
-                        Read::Line(read, hash) => self.add(read, hash).map_err(refused)?,
-                        Read::Garbage => self.garbage += 1,
-                    }
-                    line += 1;
-                }
+            for chunk in chunks {
+                let refused = |(place, what)| BooksError::Line {
+                    path: path.to_owned(),
+                    line: line + u64::from(place),
+                    what,
+                };
+                let lines = u64::from(chunk.lines);
+                self.absorb(chunk).map_err(refused)?;
+                line += lines;
             }
         }
         Ok(())
+    }
+
+    fn absorb(&mut self, chunk: Chunk) -> Result<(), (u32, String)> {
+        let Chunk { beats, others, garbage, refused, .. } = chunk;
+        self.garbage += garbage;
+        self.settled &= beats.is_empty() && others.is_empty();
+        let mut beats = beats.into_iter().peekable();
+        // The session and the run of the beat before: mostly those of the next.
+        let mut last: Option<(SessionId, u32)> = None;
+        let mut run: Option<(Tag, Vec<Heard>)> = None;
+        let mut add = |books: &mut Self, (_, id, tag, heard): (u32, SessionId, Tag, Heard)| {
+            let place = match last {
+                Some((known, place)) if known == id => place,
+                _ => books.session(id),
+            };
+            last = Some((id, place));
+            books.there(place, u64::from(heard.line), heard.at_us);
+            let heard = Heard { session: place, ..heard };
+            match &mut run {
+                Some((known, beats)) if *known == tag => beats.push(heard),
+                other => {
+                    if let Some((tag, mut beats)) = other.take() {
+                        books.runs.entry(tag).or_default().heard.append(&mut beats);
+                    }
+                    *other = Some((tag, vec![heard]));
+                }
+            }
+        };
+        for (place, line, hash) in others {
+            while let Some(beat) = beats.next_if(|beat| beat.0 < place) {
+                add(self, beat);
+            }
+            self.add(line, hash).map_err(|what| (place, what))?;
+        }
+        beats.for_each(|beat| add(self, beat));
+        if let Some((tag, mut beats)) = run {
+            self.runs.entry(tag).or_default().heard.append(&mut beats);
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// A line of a session is there.
+    fn there(&mut self, place: u32, number: u64, at_us: u64) {
+        let session = &mut self.sessions[place as usize];
+        session.numbers.insert(number);
+        session.last_us = session.last_us.max(at_us);
+        self.lines += 1;
     }
 
     fn session(&mut self, id: SessionId) -> u32 {
@@ -261,14 +352,9 @@ impl Books {
     fn add(&mut self, line: Line, hash: u64) -> Result<(), String> {
         let Line { session: id, number, at_us, entry } = line;
         let place = self.session(id);
+        self.there(place, number, at_us);
         let session = &mut self.sessions[place as usize];
-        session.numbers.insert(number);
-        self.lines += 1;
-        if !matches!(entry, Entry::Heard(_, Said::Beat(_))) {
-            session.others.push((number, hash));
-        }
-        session.last_us = session.last_us.max(at_us);
-        self.settled = false;
+        session.others.push((number, hash));
         match entry {
             Entry::Open(opening) => match &session.opening {
                 Some(before) if *before != opening => {
@@ -295,8 +381,9 @@ impl Books {
                 run.words.push(Told { session: place, line: number, at_us, what: word });
             }
             Entry::Heard(tag, Said::Beat(beat)) => {
+                let line = u32::try_from(number).map_err(|_| TOO_MANY)?;
                 let run = self.runs.entry(tag).or_default();
-                run.heard.push(Heard { beat, session: place, line: number, at_us });
+                run.heard.push(Heard { beat, session: place, line, at_us });
             }
             Entry::Heard(tag, Said::Start(start)) => {
                 let run = self.runs.entry(tag).or_default();
@@ -349,7 +436,7 @@ impl Books {
         // Whatever is still there twice under one number differs.
         let mut seen: Vec<(u32, u64)> = Vec::new();
         for run in self.runs.values() {
-            seen.extend(run.heard.iter().map(|heard| (heard.session, heard.line)));
+            seen.extend(run.heard.iter().map(|heard| (heard.session, u64::from(heard.line))));
         }
         for (place, session) in (0..).zip(&mut self.sessions) {
             session.ticks.sort_unstable();
@@ -431,18 +518,6 @@ fn batches(text: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
         rest = after;
         (!batch.is_empty()).then_some(batch)
     })
-}
-
-fn read_line(line: &[u8]) -> Result<Read, String> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let Some(text) = unsealed(line).filter(|_| line.len() <= LINE_BYTES_MAX) else {
-        return Ok(Read::Garbage);
-    };
-    match Line::read(text) {
-        Some(line) => line.map(|line| Read::Line(line, xxh3_64(text))),
-        // A line as a guest said it, without a session: what nobody collected.
-        None => Ok(Read::Garbage),
-    }
 }
 
 /// A file that may be growing: each line of it once.

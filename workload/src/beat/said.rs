@@ -76,7 +76,7 @@ pub struct Beat {
     /// How many hosts the guest has been moved across.
     pub epoch: u32,
     /// Which writer.
-    pub writer: u32,
+    pub writer: u16,
     /// Operations completed.
     pub watermark: u64,
     /// The guest's own monotonic clock, microseconds.
@@ -162,8 +162,7 @@ impl Beat {
         let tag = Tag(hexadecimal(next()?)?);
         let epoch = u32::try_from(decimal(next()?)?).ok()?;
         let number = decimal(next()?)?;
-        let writer =
-            u32::try_from(decimal(next()?)?).ok().filter(|writer| *writer < WRITERS_MAX)?;
+        let writer = decimal(next()?).filter(|writer| *writer < u64::from(WRITERS_MAX))? as u16;
         let (watermark, clock_us) = (decimal(next()?)?, decimal(next()?)?);
         let bits = hexadecimal(next()?).filter(|bits| bits & 0xFFFF != 0 && bits >> 16 != 0)?;
         let links = hexadecimal(next()?)?;
@@ -243,19 +242,25 @@ pub(super) fn short(text: &str) -> String {
     text.chars().take(20).flat_map(char::escape_default).collect()
 }
 
+/// The value of each hexadecimal digit in small letters; of what is none, one too great by far.
+const DIGITS: [u32; 256] = {
+    let mut digits = [u32::MAX; 256];
+    let mut i = 0;
+    while i < 16 {
+        digits[b"0123456789abcdef"[i] as usize] = i as u32;
+        i += 1;
+    }
+    digits
+};
+
 /// Eight digits as they are written here, and nothing else that could be read as a number.
 pub(super) fn hexadecimal(digits: &[u8]) -> Option<u32> {
     if digits.len() != 8 {
         return None;
     }
-    digits.iter().try_fold(0, |value, digit| {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u32::from(digit))
-    })
+    let digits = digits.iter().map(|digit| DIGITS[usize::from(*digit)]);
+    let (value, all) = digits.fold((0, 0), |(value, all), digit| (value << 4 | digit, all | digit));
+    (all < 16).then_some(value)
 }
 
 /// A number as it is written here: no sign, no zeros before it.

@@ -187,7 +187,7 @@ impl JournalWriter {
 
     /// Says one beat. A guest does not fail because its journal does: a beat that cannot be written
     /// is counted, and its number is missing.
-    pub fn beat(&mut self, kind: Kind, epoch: u64, writer: u32, watermark: u64, clock_us: u64) {
+    pub fn beat(&mut self, kind: Kind, epoch: u64, writer: u16, watermark: u64, clock_us: u64) {
         self.tick();
         let number = self.number;
         let bits = loop {

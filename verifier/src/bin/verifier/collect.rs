@@ -138,7 +138,7 @@ struct Heard {
 /// How far a run is known to be.
 struct Run {
     writers: Option<u32>,
-    ended: std::collections::BTreeSet<u32>,
+    ended: std::collections::BTreeSet<u16>,
     last: Option<Beat>,
     at: Instant,
     /// Its silence was said.
