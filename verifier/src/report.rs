@@ -6,6 +6,7 @@ use workload::beat::said::Tag;
 
 use crate::evidence::{Evidence, Gap, Step};
 use crate::extent::Faults;
+use crate::self_test::lies::Lie;
 use crate::verdict::Verdict;
 
 /// Version of every type of this module.
@@ -82,6 +83,21 @@ pub struct ImageReport {
     pub in_common: Vec<String>,
     /// What the journal says.
     pub journal: Evidence,
+}
+
+/// What the verifier says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SelfTestReport {
+    /// Version of this format.
+    pub schema: u32,
+    /// PROVEN if each fault and each lie was told.
+    pub verdict: Verdict,
+    /// Faults planted into memory, each of which was found; null if one was not.
+    pub faults: Option<u64>,
+    /// What was not found of them.
+    pub trouble: Option<String>,
+    /// Lies of every kind.
+    pub lies: Vec<Lie>,
 }
 
 /// A journal by itself.

@@ -8,9 +8,13 @@ mod scan;
 mod show;
 mod sources;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use verifier::report::{SCHEMA, SelfTestReport};
+use verifier::self_test::lies;
+use verifier::verdict::Verdict;
 use workload::{exit, interrupt, say};
 
 #[derive(Parser)]
@@ -40,8 +44,8 @@ enum Command {
     Watch(journal::WatchArgs),
     /// Collect heartbeats from UDP, a Unix socket or a serial line into a journal
     Collect(collect::Args),
-    /// Plant faults in a small region and look for each: a verifier that looks away fails
-    SelfTest,
+    /// Plant faults and lies, and look for each: a verifier that looks away fails
+    SelfTest(SelfTestArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,7 +59,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => journal::watch(&args),
         Command::Image(args) => image::run(&args),
         Command::Collect(args) => collect::run(&args),
-        Command::SelfTest => Ok(self_test()),
+        Command::SelfTest(args) => self_test(&args),
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
@@ -66,18 +70,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn self_test() -> verifier::verdict::Verdict {
-    use std::io::Write;
+#[derive(clap::Args)]
+struct SelfTestArgs {
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+fn self_test(args: &SelfTestArgs) -> anyhow::Result<Verdict> {
     let scan = |region: &_, workload: &_, watermarks: &_| {
         verifier::scan::scan(region, workload, verifier::memory::Moment::Exact, watermarks, |_| {})
     };
-    let (verdict, text) = match verifier::self_test::run(scan) {
-        Ok(planted) => {
-            let text = format!("{planted} faults planted, one after the other; each was found");
-            (verifier::verdict::Verdict::Proven, text)
-        }
-        Err(reason) => (verifier::verdict::Verdict::Wrong, reason),
+    let planted = verifier::self_test::run(scan);
+    let lies = lies::all().map_err(anyhow::Error::msg)?;
+    let missed = lies.iter().filter(|lie| !lie.found).count();
+    let verdict = match (&planted, missed) {
+        (Ok(_), 0) => Verdict::Proven,
+        _ => Verdict::Wrong,
     };
-    say::report("verifier", |out| writeln!(out, "{verdict}: {text}"));
-    verdict
+    say::report("verifier", |out| {
+        if args.json {
+            let (faults, trouble) =
+                (planted.as_ref().ok().copied(), planted.as_ref().err().cloned());
+            let report = SelfTestReport { schema: SCHEMA, verdict, faults, trouble, lies };
+            serde_json::to_writer(&mut *out, &report)?;
+            return writeln!(out);
+        }
+        for lie in &lies {
+            let found = if lie.found { "told" } else { "MISSED" };
+            writeln!(out, "{found:<6}  {}\n        {}", lie.planted, lie.told)?;
+        }
+        let text = match &planted {
+            Ok(planted) => {
+                format!("{planted} faults planted, one after the other; each was found")
+            }
+            Err(reason) => reason.clone(),
+        };
+        writeln!(out, "{verdict}: {text}; {} lies, {missed} missed", lies.len())
+    });
+    Ok(verdict)
 }

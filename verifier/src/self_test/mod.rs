@@ -3,6 +3,8 @@
 //!
 //! A scan whose cursor does not move, that leaves out the end, or that forgets to compare, fails.
 
+pub mod lies;
+
 use workload::fill::fill;
 use workload::region::Region;
 use workload::spec::{Workload, WorkloadSpec};
