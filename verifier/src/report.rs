@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use workload::beat::said::Tag;
 
+use crate::case::KnownRun;
 use crate::evidence::{Evidence, Gap, Step};
 use crate::extent::Faults;
 use crate::self_test::lies::Lie;
@@ -35,6 +36,8 @@ pub struct ScanReport {
     pub faults: Faults,
     /// What the faults have in common.
     pub in_common: Vec<String>,
+    /// Other runs that were heard, by which lines of theirs are known.
+    pub known_runs: Vec<KnownRun>,
     /// What the journal says.
     pub journal: Evidence,
 }
@@ -81,6 +84,8 @@ pub struct ImageReport {
     pub faults: Faults,
     /// What the faults have in common.
     pub in_common: Vec<String>,
+    /// Other runs that were heard, by which lines of theirs are known.
+    pub known_runs: Vec<KnownRun>,
     /// What the journal says.
     pub journal: Evidence,
 }

@@ -52,6 +52,13 @@ fn a_page_of_an_earlier_life_is_another_runs() {
     let (code, said) = verifier("scan", &today.region, &today.journal);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("64 lines are OTHER-RUN") && !said.contains("STALE"), "{said}");
+    // Who has heard it names it.
+    let mut both = Command::new(env!("CARGO_BIN_EXE_verifier"));
+    both.arg("scan").arg(&today.region);
+    both.arg("--journal").arg(&today.journal).arg("--journal").arg(&before.journal);
+    let (code, said) = told(both.output().unwrap());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(") of run 000000000000000a, first wrong byte"), "{said}");
     // Garbage is not taken for a run.
     let mut bytes = std::fs::read(&today.region).unwrap();
     bytes[..64].fill(0x5A);

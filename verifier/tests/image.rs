@@ -145,8 +145,14 @@ fn in_an_ordered_image_a_page_out_of_order_stands_out() {
     bytes[150 * PAGE..][..PAGE].copy_from_slice(&page);
     let image = files.directory.path().join("image");
     std::fs::write(&image, bytes).unwrap();
-    let (_, text) = judge(&image, &files.journal, &[]);
+    let (code, text) = judge(&image, &files.journal, &[]);
     assert!(text.contains("page 50 ") && text.contains("page 150 "), "{text}");
+    assert_eq!((code, text.contains("lie at each other's places")), (Some(4), true), "{text}");
+    // Who says that they were there before knows it.
+    let map = files.directory.path().join("map").to_str().unwrap().to_owned();
+    judge(&image, &files.journal, &["--write-map", &map]);
+    let (code, text) = judge(&image, &files.journal, &["--map", &map]);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 #[test]
@@ -154,6 +160,11 @@ fn older_copies_in_freed_memory_are_no_fault_and_a_second_run_is_bad_input() {
     let older = std::fs::read(&files_of("stream", RunId(9), 60).region).unwrap();
     let mut memory = memory(files(), 7);
     memory.bytes.extend(&older[30 * PAGE..40 * PAGE]);
+    let (code, text) = memory.judge(&[]);
+    assert_eq!((code, text.contains("10 older copies")), (Some(0), true), "{text}");
+    // C19: of an earlier, longer life of the guest, with the same seed.
+    let life = std::fs::read(&files_of("stream", RunId(8), 400).region).unwrap();
+    memory.bytes.extend(&life[30 * PAGE..40 * PAGE]);
     let (code, text) = memory.judge(&[]);
     assert_eq!((code, text.contains("10 older copies")), (Some(0), true), "{text}");
     memory.bytes.extend(&older);

@@ -187,6 +187,30 @@ fn memory_itself_tells_how_far_killed_writers_came() {
     }
 }
 
+/// A record that was lost or spoilt after the last heartbeat is a fault, and no end of what was done.
+#[test]
+fn a_fault_among_the_last_operations_does_not_hide_those_after_it() {
+    for seed in 0..200 {
+        let random = &mut SmallRng::seed_from_u64(seed);
+        let mut written = written(random);
+        let name = written.name();
+        let journalled: Vec<u64> =
+            written.watermarks.iter().map(|w| w.saturating_sub(40)).collect();
+        // The record of an operation that others of a ring follow.
+        let spoilt = written.watermarks[0].saturating_sub(20);
+        if !name.starts_with("stream,") || !name.contains("random") || spoilt < journalled[0] + 5 {
+            continue;
+        }
+        let slot = spoilt % written.workload.shares()[0].slots;
+        let address = written.workload.slot_line(0, slot);
+        written.region.store(address, &[7; 8]);
+        let inferred = infer_watermarks(&*written.region, &written.workload, &journalled);
+        assert_eq!(inferred, written.watermarks, "seed {seed}, {name}");
+        written.watermarks = inferred;
+        assert_eq!(written.classes(Moment::Stopped), ["FOREIGN"], "seed {seed}, {name}");
+    }
+}
+
 #[test]
 fn running_writers_are_no_fault_and_a_loss_among_them_is_one() {
     for seed in 0..24 {

@@ -1,5 +1,6 @@
 //! `verifier image`: prove a guest from the outside, by an image of its physical memory.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,6 @@ use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
 use verifier::case::Case;
 use verifier::evidence::Evidence;
-use verifier::extent::Faults;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
@@ -95,7 +95,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     }
     let before = args.map.as_ref().map(|path| read_map(path, &map)).transpose()?;
     let moved = before.as_ref().map_or(Vec::new(), |before| moved(before, &map));
-    let mut report = conclude(&workload, &found, evidence, scan, watermarks, moved);
+    let has_map = before.is_some();
+    let mut report = conclude(&workload, &found, evidence, scan, watermarks, moved, has_map);
+    report.known_runs = cases.iter().filter_map(Case::known).collect();
     let unplaced = before.iter().flat_map(|before| before.places.iter().zip(&map.places));
     let unplaced = unplaced.filter(|(before, now)| before.is_none() && now.is_some()).count();
     if unplaced > 0 {
@@ -139,6 +141,7 @@ fn conclude(
     scan: Scan,
     watermarks: Vec<u64>,
     moved: Vec<Moved>,
+    has_map: bool,
 ) -> ImageReport {
     let (missing, zero_pages) = found.missing(workload, &scan.expected);
     let mut verdict = evidence.with_memory(&scan.faults);
@@ -172,6 +175,17 @@ fn conclude(
         physical,
         expected_physical,
     });
+    let out_of_order: Vec<Moved> = out_of_order.collect();
+    // Of pages that lie at each other's places a map alone can tell who put them there.
+    let places: HashSet<u64> = out_of_order.iter().map(|moved| moved.expected_physical).collect();
+    let swapped = out_of_order.iter().filter(|moved| places.contains(&moved.physical)).count();
+    if swapped > 0 && !has_map {
+        verdict = verdict.and(Verdict::Inconclusive);
+        reasons.push(format!(
+            "{swapped} pages lie at each other's places: the guest put them there, or they were swapped \
+             on the way; a map tells (--write-map of an image from before the move, --map)"
+        ));
+    }
     ImageReport {
         schema: SCHEMA,
         verdict,
@@ -182,10 +196,11 @@ fn conclude(
         pages_expected_zero: zero_pages,
         older_copies: found.copies.clone(),
         moved,
-        out_of_order: out_of_order.collect(),
+        out_of_order,
         lines: scan.lines,
         seconds: scan.elapsed.as_secs_f64(),
         in_common: scan.faults.in_common(workload),
+        known_runs: Vec::new(),
         faults: scan.faults,
         journal: evidence,
     }
@@ -198,7 +213,7 @@ fn print_all(
     workload: &Workload,
     report: &ImageReport,
 ) -> std::io::Result<()> {
-    print_faults(out, found, workload, &report.faults)?;
+    print_faults(out, found, workload, report)?;
     print_pages(out, &report.pages_missing, &report.moved, &report.out_of_order)?;
     for reason in &report.reasons {
         writeln!(out, "note: {reason}")?;
@@ -220,9 +235,9 @@ fn print_faults(
     out: &mut impl Write,
     found: &Found<'_>,
     workload: &Workload,
-    wrong: &Faults,
+    report: &ImageReport,
 ) -> std::io::Result<()> {
-    faults(out, wrong, workload, |address| {
+    faults(out, &report.faults, workload, &report.known_runs, |address| {
         let physical = found.physical(address / PAGE_BYTES).unwrap_or(0) + address % PAGE_BYTES;
         format!(", guest-physical {physical:#x}")
     })

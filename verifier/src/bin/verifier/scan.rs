@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use verifier::case::Case;
+use verifier::case::{Case, KnownRun};
 use verifier::evidence::Evidence;
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         }
         other => other?,
     };
+    let known: Vec<KnownRun> = cases.iter().filter_map(Case::known).collect();
     let size = std::fs::metadata(&args.region).map_or(0, |metadata| metadata.len());
     let fits = |case: &Case| case.journal.spec.memory.0 == size;
     let cases = match cases.iter().any(fits) {
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         true => scan_running(&again, &workload, &region)?,
         false => scan_at_rest(&again, case, &workload, &region)?,
     };
-    say::report("verifier", |out| print(args, &workload, &outcome, out));
+    say::report("verifier", |out| print(args, &workload, &outcome, &known, out));
     Ok(outcome.verdict)
 }
 
@@ -204,6 +205,7 @@ fn print(
     args: &Args,
     workload: &Workload,
     outcome: &Outcome,
+    known: &[KnownRun],
     out: &mut Out,
 ) -> std::io::Result<()> {
     let scan = &outcome.scan;
@@ -219,12 +221,13 @@ fn print(
             seconds: scan.elapsed.as_secs_f64(),
             faults: scan.faults.clone(),
             in_common: scan.faults.in_common(workload),
+            known_runs: known.to_vec(),
             journal: outcome.evidence.clone(),
         };
         serde_json::to_writer(&mut *out, &report)?;
         return writeln!(out);
     }
-    show::faults(out, &scan.faults, workload, |_| String::new())?;
+    show::faults(out, &scan.faults, workload, known, |_| String::new())?;
     for reason in &outcome.reasons {
         writeln!(out, "note: {reason}")?;
     }

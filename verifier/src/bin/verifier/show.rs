@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use verifier::case::KnownRun;
+use verifier::classify::Class;
 use verifier::evidence::Evidence;
 use verifier::extent::Faults;
 use workload::say;
@@ -19,6 +21,7 @@ pub(crate) fn faults(
     out: &mut impl Write,
     faults: &Faults,
     workload: &Workload,
+    known: &[KnownRun],
     place: impl Fn(u64) -> String,
 ) -> std::io::Result<()> {
     for extent in faults.extents.iter().take(EXTENTS_SHOWN) {
@@ -26,13 +29,14 @@ pub(crate) fn faults(
         writeln!(
             out,
             "{:#014x}  {:>8} bytes  page {:<8} writer {:<3} expected generation {}, found {found}: \
-             {}, first wrong byte at {:#x}{}",
+             {}{}, first wrong byte at {:#x}{}",
             extent.address,
             extent.bytes,
             extent.page,
             extent.writer,
             extent.expected,
             extent.class,
+            whose(extent.class, known),
             extent.first_wrong_byte,
             place(extent.address)
         )?;
@@ -45,6 +49,13 @@ pub(crate) fn faults(
         writeln!(out, "in common: {fact}")?;
     }
     Ok(())
+}
+
+/// The run that a line of another run is of, if it was heard.
+fn whose(class: Class, known: &[KnownRun]) -> String {
+    let Class::OtherRun { place } = class else { return String::new() };
+    let run = known.iter().find(|known| known.key == place);
+    run.map_or(String::new(), |known| format!(" of run {}", known.run))
 }
 
 /// What keeps a journal from proving, in words.
