@@ -19,6 +19,7 @@ pub mod image;
 pub mod infer;
 pub mod law;
 pub mod manifest;
+pub mod map;
 pub mod memory;
 mod page;
 pub mod report;

@@ -8,6 +8,7 @@
 mod catalogue;
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use catalogue::{Info, PATTERNS, info};
 
 use crate::content::ContentSpec;
+use crate::regular;
 use crate::units::{Bytes, parse_duration};
 
 /// Smallest record.
@@ -97,6 +99,8 @@ pub struct Phase {
     pub operations: u64,
 }
 
+/// Longest TOML file of a workload.
+const TOML_BYTES_MAX: u64 = 1 << 20;
 /// Longest burst, and longest rest between two.
 const BURST_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -342,10 +346,23 @@ impl Profile {
         if !text.ends_with(".toml") {
             return text.parse();
         }
-        let file =
-            std::fs::read_to_string(text).map_err(|e| fail(format!("cannot read it: {e}")))?;
-        let table: toml::Table = file.parse().map_err(|e| fail(format!("{e}")))?;
-        Self::from_pairs(pairs(table).map_err(fail)?).map_err(fail)
+        let unreadable = |e: std::io::Error| fail(format!("cannot read it: {e}"));
+        let (file, bytes) = regular::open(text.as_ref()).map_err(unreadable)?;
+        if bytes > TOML_BYTES_MAX {
+            return Err(fail(format!("it has {bytes} bytes; at most {TOML_BYTES_MAX} are read")));
+        }
+        let mut toml = String::new();
+        file.take(TOML_BYTES_MAX).read_to_string(&mut toml).map_err(unreadable)?;
+        Self::from_toml(&toml).map_err(fail)
+    }
+
+    /// From the text of a TOML file.
+    ///
+    /// # Errors
+    /// Says what cannot be.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+        Self::from_pairs(pairs(table)?)
     }
 
     fn from_pairs((name, mut settings): (String, Settings)) -> Result<Self, String> {

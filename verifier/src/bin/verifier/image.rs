@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use serde::{Deserialize, Serialize};
 use verifier::case::Case;
 use verifier::evidence::Evidence;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
+use verifier::map::Map;
 use verifier::memory::Moment;
 use verifier::report::{ImageReport, Moved, SCHEMA};
 use verifier::scan::{Scan, scan};
@@ -56,16 +56,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Where the pages of a region lay.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Map {
-    schema: u32,
-    run: String,
-    /// Guest-physical address by page of the region; absent where not found.
-    places: Vec<Option<u64>>,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
     let cases = args.sources.read()?;
@@ -84,22 +74,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),
     };
     let scan = scan(&found, &workload, moment, &watermarks, |_| {});
-    let map = Map {
-        schema: 1,
-        run: journal.run.to_string(),
-        places: (0..workload.spec().memory.0 / PAGE_BYTES).map(|p| found.physical(p)).collect(),
-    };
+    let pages = 0..workload.spec().memory.0 / PAGE_BYTES;
+    let map = Map::new(journal.run.to_string(), pages.map(|page| found.physical(page)).collect());
     if let Some(path) = &args.write_map {
         std::fs::write(path, serde_json::to_string(&map)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let before = args.map.as_ref().map(|path| read_map(path, &map)).transpose()?;
-    let moved = before.as_ref().map_or(Vec::new(), |before| moved(before, &map));
+    let before = args
+        .map
+        .as_ref()
+        .map(|path| Map::read(path, &map).with_context(|| format!("map {}", path.display())));
+    let before = before.transpose()?;
+    let moved = before.as_ref().map_or(Vec::new(), |before| before.moved(&map));
     let has_map = before.is_some();
     let mut report = conclude(&workload, &found, evidence, scan, watermarks, moved, has_map);
     report.known_runs = cases.iter().filter_map(Case::known).collect();
-    let unplaced = before.iter().flat_map(|before| before.places.iter().zip(&map.places));
-    let unplaced = unplaced.filter(|(before, now)| before.is_none() && now.is_some()).count();
+    let unplaced = before.as_ref().map_or(0, |before| before.unplaced(&map));
     if unplaced > 0 {
         report.verdict = report.verdict.and(Verdict::Inconclusive);
         report.reasons.push(format!("of {unplaced} pages the map does not say where they were"));
@@ -275,35 +265,4 @@ fn print_pages(
         0 => Ok(()),
         more => writeln!(out, "... and {more} more pages (see --json)"),
     }
-}
-
-fn read_map(path: &Path, of_image: &Map) -> anyhow::Result<Map> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read map {}", path.display()))?;
-    let map: Map = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no map written by --write-map", path.display()))?;
-    anyhow::ensure!(
-        map.schema == of_image.schema,
-        "map {} is of schema {}; this program reads schema {}",
-        path.display(),
-        map.schema,
-        of_image.schema
-    );
-    anyhow::ensure!(
-        map.run == of_image.run && map.places.len() == of_image.places.len(),
-        "map {} is of run {}, the journal of run {}",
-        path.display(),
-        map.run,
-        of_image.run
-    );
-    Ok(map)
-}
-
-fn moved(before: &Map, now: &Map) -> Vec<Moved> {
-    let places = before.places.iter().zip(&now.places).zip(0..);
-    let moved = places.filter_map(|((before, now), page)| {
-        let (expected_physical, physical) = ((*before)?, (*now)?);
-        (expected_physical != physical).then_some(Moved { page, physical, expected_physical })
-    });
-    moved.collect()
 }
