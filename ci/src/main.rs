@@ -44,7 +44,9 @@ enum Command {
     Vm(qemu::Args),
     /// Migrate real VMs by QEMU, in any of its ways, and judge them from inside and outside
     Qemu(qemu::LabArgs),
-    /// The same between two libvirt daemons
+    /// Restore VMs, meant and not, run two from one snapshot, reset them: what the law says of each
+    Lives,
+    /// Migrations between two libvirt daemons, judged likewise
     Libvirt(qemu::libvirt::Args),
     /// Measure, side by side with peers and limits (see ci/bench)
     Bench(bench::Args),
@@ -56,7 +58,8 @@ impl Command {
         match self {
             Self::Namespaces(_) | Self::Links(_) | Self::Qemu(_) | Self::Libvirt(_) => true,
             Self::Bench(args) => args.makes_hosts(),
-            Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) | Self::Vm(_) => false,
+            Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) => false,
+            Self::Vm(_) | Self::Lives => false,
         }
     }
 }
@@ -89,6 +92,10 @@ fn main() -> ExitCode {
         Command::Vm(args) => match qemu::missing() {
             Some(reason) => return skipped("a VM", &reason),
             None => qemu::run(&args),
+        },
+        Command::Lives => match qemu::missing() {
+            Some(reason) => return skipped("the lives of a VM", &reason),
+            None => qemu::run_lives(),
         },
         Command::Qemu(args) => match qemu::missing().or_else(hosts::missing) {
             Some(reason) => return skipped("QEMU's migrations", &reason),

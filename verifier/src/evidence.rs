@@ -385,7 +385,9 @@ impl Evidence {
             (Reason::Contradiction, Some(because)) => format!("{reason}: {because}"),
             _ => reason.to_string(),
         };
-        reasons.iter().map(word).collect()
+        // Of a run that contradicts itself it is clear why its beats are not of one line.
+        let wrong = self.verdict() == Verdict::Wrong;
+        reasons.iter().filter(|reason| !wrong || **reason != Reason::NotJoined).map(word).collect()
     }
 
     /// Writers that were never seen to advance.

@@ -337,4 +337,13 @@ fn a_watermark_that_no_run_has_is_refused() {
     let (code, text) = files.scan(&[]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("1152921504606846976 operations"), "{text}");
+    // B46: the limit has a name, and can be another.
+    let files = files_of("iid", RunId(9), 200);
+    let (code, text) = files.scan(&["--replay-limit", "399"]);
+    assert_eq!(
+        (code, text.contains("limit is 399") && text.contains("--replay-limit")),
+        (Some(2), true),
+        "{text}"
+    );
+    assert_eq!(files.scan(&["--replay-limit", "400"]).0, Some(0));
 }

@@ -188,11 +188,13 @@ pub enum WatermarkError {
     },
     /// More operations than anybody would replay.
     #[error(
-        "the writers are said to have done {operations} operations that must be replayed to know memory; at most {REPLAYED_OPERATIONS_MAX} are"
+        "the writers are said to have done {operations} operations that must be replayed to know memory; the limit is {limit} (`verifier` takes another: --replay-limit)"
     )]
     Replay {
         /// Of all writers together.
         operations: Operation,
+        /// Most that are replayed.
+        limit: Operation,
     },
 }
 
@@ -365,6 +367,18 @@ impl Workload {
     /// # Errors
     /// [`WatermarkError`] says which limit they exceed.
     pub fn check_watermarks(&self, watermarks: &[Operation]) -> Result<(), WatermarkError> {
+        self.check_watermarks_within(watermarks, REPLAYED_OPERATIONS_MAX)
+    }
+
+    /// The same, with another limit to what is replayed.
+    ///
+    /// # Errors
+    /// No run has them, or it would take too long to know its memory.
+    pub fn check_watermarks_within(
+        &self,
+        watermarks: &[Operation],
+        limit: Operation,
+    ) -> Result<(), WatermarkError> {
         let writers = self.shares.len();
         if watermarks.len() != writers {
             return Err(WatermarkError::Count { found: watermarks.len(), writers });
@@ -374,8 +388,8 @@ impl Workload {
             return Err(WatermarkError::Operations { writer, operations: watermarks[writer] });
         }
         let operations = self.replayed_operations(watermarks);
-        match operations > REPLAYED_OPERATIONS_MAX {
-            true => Err(WatermarkError::Replay { operations }),
+        match operations > limit {
+            true => Err(WatermarkError::Replay { operations, limit }),
             false => Ok(()),
         }
     }
@@ -613,7 +627,10 @@ mod tests {
         assert_eq!(check("iid", &[5, operations]), absurd);
         assert_eq!(check("stream", &[5, operations]), absurd);
         let operations = 1 << 37;
-        assert_eq!(check("iid", &[1 << 36, 1 << 36]), Err(WatermarkError::Replay { operations }));
+        assert_eq!(
+            check("iid", &[1 << 36, 1 << 36]),
+            Err(WatermarkError::Replay { operations, limit: REPLAYED_OPERATIONS_MAX })
+        );
         let count = WatermarkError::Count { found: 1, writers: 2 };
         assert_eq!(check("stream", &[5]), Err(count));
     }

@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         initramfs: &archive,
         memory_kib: args.memory_mib << 10,
         cpus: 2,
+        cpu: "max",
         settings: &settings,
         begins: Begins::Running,
     };

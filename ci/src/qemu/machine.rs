@@ -34,6 +34,8 @@ pub(crate) struct MachineRecipe<'a> {
     /// All of RAM is touched before the machine is there.
     pub(crate) preallocated: bool,
     pub(crate) cpus: u32,
+    /// What kind of processor: `max` has all that can be emulated.
+    pub(crate) cpu: &'a str,
     pub(crate) begins: Begins,
 }
 
@@ -52,7 +54,7 @@ impl Machine {
         let file = |kind: &str| recipe.directory.join(format!("{}.{kind}", recipe.name));
         let (socket, errors, memory) = (file("qmp"), file("errors"), recipe.memory_kib);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-M", "q35,accel=tcg,memory-backend=ram", "-cpu", "max"])
+            .args(["-M", "q35,accel=tcg,memory-backend=ram", "-cpu", recipe.cpu])
             .args(["-m", &format!("{memory}K"), "-smp", &recipe.cpus.to_string()])
             .arg("-object")
             .arg(format!(

@@ -5,6 +5,7 @@ mod certificates;
 mod initramfs;
 mod kernel;
 mod lab;
+mod lives;
 pub(crate) mod machine;
 pub(crate) mod migration;
 mod qmp;
@@ -15,6 +16,7 @@ use std::process::{Command, Stdio};
 
 pub(crate) use boot::{Args, run};
 pub(crate) use lab::{Args as LabArgs, libvirt, run as run_lab};
+pub(crate) use lives::run as run_lives;
 
 /// Why no VM can be run on this machine.
 pub(crate) fn missing() -> Option<String> {

@@ -27,6 +27,8 @@ pub(crate) struct Recipe<'a> {
     /// Kilobytes of memory; below 2 GiB one stretch from address 0.
     pub(crate) memory_kib: u64,
     pub(crate) cpus: u32,
+    /// What kind of processor.
+    pub(crate) cpu: &'a str,
     /// Settings of the workload, on the kernel command line.
     pub(crate) settings: &'a str,
     pub(crate) begins: Begins,
@@ -74,6 +76,7 @@ impl Vm {
             memory_kib: recipe.memory_kib,
             preallocated: false,
             cpus: recipe.cpus,
+            cpu: recipe.cpu,
             begins: recipe.begins,
         };
         let machine = Machine::start(qemu, &machine)?;

@@ -125,6 +125,7 @@ pub(super) fn qemu(
         memory_kib,
         preallocated: begins == Begins::Incoming,
         cpus: 1,
+        cpu: "max",
         begins,
     };
     let mut source = Machine::start(hosts.on(0, program), &recipe("source", ram, Begins::Paused))?;

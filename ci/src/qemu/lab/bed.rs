@@ -130,6 +130,7 @@ impl Bed {
             initramfs: &self.initramfs,
             memory_kib: self.plan.memory_kib,
             cpus: 2,
+            cpu: "max",
             settings: &settings,
             begins,
         };
