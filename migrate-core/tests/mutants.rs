@@ -276,7 +276,7 @@ fn testimony(before: &[u64], after: &[u64]) -> Testimony {
         after_run: Some(scanned(after)),
         trouble: vec![],
         root: None,
-        felt_gap_ms: 1.0,
+        felt_gap_ms: Some(1.0),
     }
 }
 

@@ -193,7 +193,8 @@ fn silences(beats: &[&Beat], journal: &Journal) -> (u64, u64) {
             true => beat.number <= before.number + 1,
             false => beat.number == 0,
         };
-        if !complete {
+        // Two hosts' clocks say nothing of a time between them.
+        if !complete || before.clock != beat.clock {
             continue;
         }
         let gap = beat.journal_ns.saturating_sub(before.journal_ns);
@@ -252,6 +253,8 @@ pub struct Gap {
     pub length_ms: f64,
     /// The guest changed hosts in it.
     pub changed_epoch: bool,
+    /// It began by one host's clock and ended by another's: it is as long as they agree.
+    pub two_clocks: bool,
     /// Operations done between the last beats of the writers before it and their first after it.
     pub operations: u64,
 }
@@ -259,9 +262,10 @@ pub struct Gap {
 impl std::fmt::Display for Gap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let moved = if self.changed_epoch { ", the guest changed hosts" } else { "" };
+        let clocks = if self.two_clocks { ", by two hosts' clocks" } else { "" };
         write!(
             f,
-            "{:>9.3} s  silent for {:.1} ms ({} operations{moved})",
+            "{:>9.3} s  silent for {:.1} ms ({} operations{moved}{clocks})",
             self.start_s, self.length_ms, self.operations
         )
     }
@@ -282,6 +286,7 @@ pub fn gaps(journal: &Journal, least: std::time::Duration) -> Vec<Gap> {
                     start_s: before.journal_ns.saturating_sub(begin) as f64 / 1e9,
                     length_ms: length_ns as f64 / 1e6,
                     changed_epoch: beat.epoch != before.epoch,
+                    two_clocks: beat.clock != before.clock,
                     operations: done(&beats[i..], &last),
                 });
             }
@@ -448,6 +453,7 @@ mod tests {
             watermark: *watermark,
             guest_ns: i as u64 * 10_000_000,
             journal_ns: i as u64 * 10_000_000,
+            clock: 0,
         };
         Journal {
             run: RunId(1),
@@ -495,6 +501,19 @@ mod tests {
         // Five records in the first 100 ms, four in the 20 ms that follow.
         let rates: Vec<_> = rates.iter().map(|s| s.bytes_per_s.round()).collect();
         assert_eq!(rates, [5.0 * 4096.0 / 0.1, 4.0 * 4096.0 / 0.02]);
+    }
+
+    /// C22: from one host's clock to another's nothing is measured.
+    #[test]
+    fn a_gap_between_two_clocks_is_said_to_be_one() {
+        let mut journal = journal(&[(0, 0), (0, 5), (1, 5), (1, 9)]);
+        for beat in &mut journal.beats[2..] {
+            (beat.clock, beat.journal_ns) = (1, beat.journal_ns + 30_000_000_000);
+        }
+        assert!((judge(&journal).longest_gap_ms - 10.0).abs() < 1e-9);
+        let gaps = gaps(&journal, std::time::Duration::from_millis(50));
+        assert_eq!(gaps.iter().map(|gap| gap.two_clocks).collect::<Vec<_>>(), [true]);
+        assert!(gaps[0].to_string().ends_with("the guest changed hosts, by two hosts' clocks)"));
     }
 
     /// A link that loses beats says nothing about the guest.

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use support::{Files, files, files_of, told};
 use workload::beat::said::Kind;
+use workload::beat::writer::JournalWriter;
 use workload::run::RunId;
 
 impl Files {
@@ -165,6 +166,82 @@ fn heartbeats_are_collected_from_a_link() {
         .unwrap();
     let (code, text) = told(scan);
     assert_eq!(code, Some(0), "{text}");
+}
+
+/// C20, C21: over a link that loses some beats and delays others, heard by a host whose wall clock steps,
+/// a run is judged as it was said.
+#[test]
+fn a_bad_link_and_a_clock_that_steps_change_no_verdict() {
+    use workload::beat::said::{sealed, unsealed};
+    use workload::beat::session::{Entry, Line};
+    let files = files();
+    let said = files.said();
+    let (start, _) = said.split_once('\n').unwrap();
+    // A run of 300 beats of each writer.
+    let spoken = files.directory.path().join("spoken");
+    let interval = std::time::Duration::from_millis(5);
+    let mut log = JournalWriter::create(&spoken, &files.spec, interval).unwrap();
+    for beat in 0..300 {
+        log.beats(Kind::Running, 0, &[beat, beat], beat);
+    }
+    log.beats(Kind::Ended, 0, &[300, 300], 300);
+    drop(log);
+    let said = Files { journal: spoken, ..files };
+    let lines: Vec<String> = said.said().lines().map(str::to_owned).collect();
+    assert!(lines[0].starts_with(&start[..4]));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    let collected = said.directory.path().join("collected");
+    let mut collector = Command::new(env!("CARGO_BIN_EXE_verifier"))
+        .args(["collect", "--from", &format!("udp:{address}"), "--journal"])
+        .arg(&collected)
+        .spawn()
+        .unwrap();
+    while !collected.exists() {
+        std::thread::sleep(interval);
+    }
+    let link = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // One in fifty is lost, and of each dozen the last comes first.
+    let mut sent = 0;
+    for dozen in lines.chunks(12) {
+        for line in dozen.iter().rev() {
+            sent += 1;
+            if sent % 50 != 7 || line.starts_with('S') || line.starts_with('E') {
+                link.send_to(format!("{line}\n").as_bytes(), &address).unwrap();
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(collector.wait().unwrap().code(), Some(0));
+    let judge = |journal: &std::path::Path| {
+        let mut verifier = Command::new(env!("CARGO_BIN_EXE_verifier"));
+        let (code, said) =
+            told(verifier.args(["journal", "--json"]).arg(journal).output().unwrap());
+        let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let evidence = &report["evidence"];
+        (
+            code,
+            report["verdict"].clone(),
+            evidence["longest_gap_ms"].clone(),
+            evidence["lost"].clone(),
+        )
+    };
+    let heard = judge(&collected);
+    assert_eq!((heard.0, heard.1.as_str()), (Some(0), Some("PROVEN")), "{heard:?}");
+    assert!(!heard.3.as_array().unwrap().is_empty(), "some were lost: {heard:?}");
+    // The host's clock steps by an hour, and back by two.
+    let text = std::fs::read_to_string(&collected).unwrap();
+    let step = |line: &str| {
+        let mut line = Line::read(unsealed(line.as_bytes()).unwrap()).unwrap().unwrap();
+        if let Entry::Tick { wall_us, .. } = &mut line.entry {
+            *wall_us =
+                wall_us.wrapping_add(3_600_000_000).wrapping_sub(line.number % 3 * 7_200_000_000);
+        }
+        sealed(&line.text())
+    };
+    std::fs::write(&collected, text.lines().map(step).collect::<String>()).unwrap();
+    assert_eq!(judge(&collected), heard);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Beat {
     pub guest_ns: u64,
     /// The journal's wall clock, nanoseconds since 1970.
     pub journal_ns: u64,
+    /// Whose clock that is: one boot of a host has one that does not step; 0 in format 1.
+    pub clock: u8,
 }
 
 /// Why a journal cannot be used.
@@ -174,13 +176,16 @@ impl Journal {
         // The first to hear a beat says when.
         let mut beats: Vec<Beat> = Vec::with_capacity(run.heard.len());
         let mut last = None;
+        let clocks = books.clocks();
         for heard in &run.heard {
+            let clock = clocks[heard.session as usize];
             let journal_ns = books.wall_us(heard.session, heard.at_us).saturating_mul(1000);
             match beats.last_mut() {
                 Some(beat) if last == Some(heard.beat) => {
-                    beat.journal_ns = beat.journal_ns.min(journal_ns);
+                    (beat.journal_ns, beat.clock) =
+                        (beat.journal_ns, beat.clock).min((journal_ns, clock));
                 }
-                _ => beats.push(Beat::heard(heard, journal_ns)),
+                _ => beats.push(Beat::heard(heard, journal_ns, clock)),
             }
             last = Some(heard.beat);
         }
@@ -220,7 +225,7 @@ impl Journal {
 }
 
 impl Beat {
-    fn heard(heard: &Heard, journal_ns: u64) -> Self {
+    fn heard(heard: &Heard, journal_ns: u64, clock: u8) -> Self {
         let beat = &heard.beat;
         Self {
             kind: beat.kind,
@@ -230,6 +235,7 @@ impl Beat {
             watermark: beat.watermark,
             guest_ns: beat.clock_us.saturating_mul(1000),
             journal_ns,
+            clock,
         }
     }
 }
@@ -403,6 +409,7 @@ fn parse_beat(tag: &str, rest: &str) -> Option<Beat> {
         watermark: next()?,
         guest_ns: next()?,
         journal_ns: next()?,
+        clock: 0,
     };
     fields.next().is_none().then_some(beat)
 }

@@ -143,7 +143,7 @@ pub fn testify(mut shadow: StampedShadow) -> Testimony {
         after_run: Some(guest.scan().unwrap()),
         trouble: vec![],
         root: shadow.root.take(),
-        felt_gap_ms: 0.0,
+        felt_gap_ms: None,
     }
 }
 

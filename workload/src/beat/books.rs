@@ -3,7 +3,7 @@
 //! Order means nothing here. A line whose sum does not fit is not there; a whole line that nobody can
 //! have written is refused, with its place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::Range;
@@ -500,6 +500,16 @@ impl Books {
         let first = same.min_by_key(|other| other.boot_us).unwrap_or(opening);
         let since = (opening.boot_us - first.boot_us).saturating_add(at_us);
         first.wall_us.saturating_add(since)
+    }
+
+    /// Whose clock each session has, by a number of this journal's own; sessions of one boot of a host
+    /// have one.
+    pub fn clocks(&self) -> Vec<u8> {
+        let boots: BTreeSet<Option<u32>> =
+            self.sessions.iter().map(|s| s.opening.as_ref().map(|opening| opening.boot)).collect();
+        let numbers: BTreeMap<_, _> = boots.into_iter().zip(0usize..).collect();
+        let of = |session: &Session| numbers[&session.opening.as_ref().map(|opening| opening.boot)];
+        self.sessions.iter().map(|session| u8::try_from(of(session)).unwrap_or(u8::MAX)).collect()
     }
 
     /// Whether a session names one before it that is not there.

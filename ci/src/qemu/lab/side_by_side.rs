@@ -130,7 +130,7 @@ fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
         total_s: attempt.migration_ms / 1e3,
         claimed_ms: attempt.downtime.total_ms,
         // Both include the proof, which is not the migration's.
-        felt_ms: testimony.map(|testimony| testimony.felt_gap_ms - proof_ms),
+        felt_ms: testimony.and_then(|testimony| Some(testimony.felt_gap_ms? - proof_ms)),
         seen_ms: report.journal_gap_ms.context("there is no journal")? - proof_ms,
         rounds: attempt.rounds.len() as u64,
         megabytes: attempt.wire_bytes as f64 / 1e6,

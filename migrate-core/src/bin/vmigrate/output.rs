@@ -90,11 +90,17 @@ pub(crate) fn print_run(out: &mut Out, run: &RunReport) -> io::Result<()> {
             let journal = run
                 .journal_gap_ms
                 .map_or(String::new(), |gap| format!(", journal gap {gap:.1} ms"));
-            writeln!(
-                out,
-                "  witnesses guest felt {:.1} ms{journal} (both include the proof)",
-                t.felt_gap_ms
-            )?;
+            match t.felt_gap_ms {
+                Some(felt) => writeln!(
+                    out,
+                    "  witnesses guest felt {felt:.1} ms{journal} (both include the proof)"
+                )?,
+                None => writeln!(
+                    out,
+                    "  witnesses what the guest felt is not known: the hosts' clocks differ by more than \
+                     it can be{journal}"
+                )?,
+            }
         }
         for reason in &proof.reasons {
             writeln!(out, "  reason    {reason}")?;

@@ -144,7 +144,7 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
         after_run,
         trouble,
         root: shadow.root,
-        felt_gap_ms: shadow.felt_gap.unwrap_or_default().as_secs_f64() * 1e3,
+        felt_gap_ms: shadow.felt_gap.map(|gap| gap.as_secs_f64() * 1e3),
     };
     let note = serde_json::to_vec(&testimony)?;
     let unwanted = || interrupt::count() >= end_now;

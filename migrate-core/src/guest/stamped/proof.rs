@@ -1,5 +1,7 @@
 //! What was proven about a guest, and how the two hosts tell each other.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use verifier::expected::Expected;
 use verifier::extent::Faults;
@@ -84,8 +86,19 @@ pub struct Testimony {
     pub trouble: Vec<String>,
     /// SHA-256 root of memory before any writer ran, in audit mode.
     pub root: Option<String>,
-    /// From the last vCPU standing still to the first running, by the hosts' wall clocks.
-    pub felt_gap_ms: f64,
+    /// From the last vCPU standing still to the first running, by the hosts' wall clocks; null where those
+    /// differ by more than that can have been.
+    pub felt_gap_ms: Option<f64>,
+}
+
+impl Testimony {
+    /// What no guest can have felt is the difference of two hosts' clocks, and not stated: `most` is what
+    /// the source's own clock says from before its pause until it heard that the guest runs.
+    pub fn with_clocks_held_against(mut self, most: Duration) -> Self {
+        let most_ms = most.as_secs_f64() * 1e3;
+        self.felt_gap_ms = self.felt_gap_ms.filter(|felt| *felt > 0.0 && *felt <= most_ms);
+        self
+    }
 }
 
 /// The whole proof of one migration.
@@ -165,4 +178,31 @@ pub fn judge(
         }
     }
     Proof { verdict, reasons, source_watermarks: [began, stunned], source_root, testimony }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C22: a receiver whose clock is half a minute ahead or behind.
+    #[test]
+    fn the_difference_of_two_clocks_is_nothing_that_a_guest_felt() {
+        let scanned = Scanned {
+            watermarks: vec![1],
+            lines: 1,
+            elapsed_ms: 1.0,
+            faults: verifier::extent::Faults::default(),
+        };
+        let felt = |felt_gap_ms| {
+            let testimony = Testimony {
+                before_resume: scanned.clone(),
+                after_run: None,
+                trouble: Vec::new(),
+                root: None,
+                felt_gap_ms: Some(felt_gap_ms),
+            };
+            testimony.with_clocks_held_against(Duration::from_millis(20)).felt_gap_ms
+        };
+        assert_eq!([felt(15.0), felt(30_013.8), felt(0.0)], [Some(15.0), None, None]);
+    }
 }

@@ -243,8 +243,14 @@ fn print_pages(
     moved: &[Moved],
     out_of_order: &[Moved],
 ) -> std::io::Result<()> {
-    for page in missing.iter().take(PAGES_SHOWN) {
-        writeln!(out, "page {page} (region {:#x}): MISSING", page * PAGE_BYTES)?;
+    let stretches: Vec<&[u64]> = missing.chunk_by(|page, next| page + 1 == *next).collect();
+    for stretch in stretches.iter().take(PAGES_SHOWN) {
+        let (first, last) = (stretch[0], stretch[stretch.len() - 1]);
+        let pages = match first == last {
+            true => format!("page {first}"),
+            false => format!("pages {first} to {last}"),
+        };
+        writeln!(out, "{pages} (region {:#x}): MISSING", first * PAGE_BYTES)?;
     }
     for Moved { page, physical, expected_physical } in moved.iter().take(PAGES_SHOWN) {
         writeln!(

@@ -141,7 +141,8 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
     interrupt::install()?;
     let mut source = Source::open(&args.journal)?;
     let mut books = Books::default();
-    let mut watched = Watched::default();
+    let mut watched = Watched::new();
+    let mut heard = 0;
     let (mut shown, mut judged_next) = (Instant::now(), Instant::now());
     loop {
         let before = books.lines;
@@ -155,6 +156,10 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
         }
         let begin = Instant::now();
         watched.grown |= books.lines != before;
+        let beats = books.runs.values().map(|run| run.heard.len()).sum();
+        if std::mem::replace(&mut heard, beats) != beats {
+            watched.heard_at = begin;
+        }
         if (interrupted || begin >= judged_next) && watched.grown {
             source.look_for_locks(&mut books);
             watched.judge(&mut books, args.gap)?;
@@ -175,13 +180,15 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
     }
 }
 
+/// A journal that does not grow for so long is silent.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Time between two looks at a journal that grows.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is known of a journal that is followed: of its last run.
-#[derive(Default)]
 struct Watched {
     grown: bool,
+    heard_at: Instant,
     tag: Option<Tag>,
     beats: usize,
     evidence: Option<Evidence>,
@@ -191,6 +198,19 @@ struct Watched {
 }
 
 impl Watched {
+    fn new() -> Self {
+        Self {
+            grown: false,
+            heard_at: Instant::now(),
+            tag: None,
+            beats: 0,
+            evidence: None,
+            gaps: Vec::new(),
+            gaps_said: 0,
+            wrong_said: 0,
+        }
+    }
+
     fn judge(&mut self, books: &mut Books, gap: Duration) -> anyhow::Result<()> {
         books.settle()?;
         self.grown = false;
@@ -198,7 +218,7 @@ impl Watched {
         let newest = |case: &&Case| case.journal.beats.iter().map(|beat| beat.journal_ns).max();
         let Some(case) = cases.iter().max_by_key(newest) else { return Ok(()) };
         if self.tag != case.journal.tag {
-            *self = Self { tag: case.journal.tag, ..Self::default() };
+            *self = Self { tag: case.journal.tag, heard_at: self.heard_at, ..Self::new() };
         }
         self.beats = case.journal.beats.len();
         self.evidence = Some(case.evidence());
@@ -226,7 +246,12 @@ impl Watched {
         (self.gaps_said, self.wrong_said) = (self.gaps.len(), wrong.len());
         if due {
             let operations = self.evidence.as_ref().map_or(Vec::new(), Evidence::watermarks);
-            writeln!(out, "operations {operations:?}, {} beats", self.beats)?;
+            let quiet = self.heard_at.elapsed();
+            let quiet = match quiet >= SILENCE {
+                true => format!(", silent for {:.1} s", quiet.as_secs_f64()),
+                false => String::new(),
+            };
+            writeln!(out, "operations {operations:?}, {} beats{quiet}", self.beats)?;
         }
         let Some(evidence) = self.evidence.as_ref().filter(|_| over) else { return Ok(()) };
         for doubt in evidence.doubts() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use verifier::case::KnownRun;
 use verifier::classify::Class;
 use verifier::evidence::Evidence;
-use verifier::extent::Faults;
+use verifier::extent::{Extent, Faults};
 use workload::say;
 use workload::spec::Workload;
 
@@ -36,7 +36,7 @@ pub(crate) fn faults(
             extent.writer,
             extent.expected,
             extent.class,
-            whose(extent.class, known),
+            holds(extent, known),
             extent.first_wrong_byte,
             place(extent.address)
         )?;
@@ -51,11 +51,19 @@ pub(crate) fn faults(
     Ok(())
 }
 
-/// The run that a line of another run is of, if it was heard.
-fn whose(class: Class, known: &[KnownRun]) -> String {
-    let Class::OtherRun { place } = class else { return String::new() };
-    let run = known.iter().find(|known| known.key == place);
-    run.map_or(String::new(), |known| format!(" of run {}", known.run))
+/// What stands there instead, where its lines say so: of which page, and of which run if it was heard.
+fn holds(extent: &Extent, known: &[KnownRun]) -> String {
+    match extent.class {
+        Class::Misplaced { offset_bytes } => {
+            let page = extent.address.wrapping_add_signed(offset_bytes) / workload::PAGE_BYTES;
+            format!(" (holds page {page})")
+        }
+        Class::OtherRun { place } => {
+            let run = known.iter().find(|known| known.key == place);
+            run.map_or(String::new(), |known| format!(" of run {}", known.run))
+        }
+        _ => String::new(),
+    }
 }
 
 /// What keeps a journal from proving, in words.
