@@ -18,4 +18,4 @@ pub use run::{GuestCost, ReceiveReport, RunReport, RunVerdict};
 pub use status::{Phase, Status, StatusKind};
 
 /// Version of every type of this module.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
