@@ -618,3 +618,93 @@ impl Source {
 fn io_error(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> BooksError {
     move |source| BooksError::Io { path: path.to_owned(), doing, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::said::{Kind, sealed};
+    use super::*;
+    use std::io::Write as _;
+
+    fn text(lines: u64) -> String {
+        let line = |number: u64| {
+            let entry = match number {
+                0 => "C 2 lab 00000001 5 5 0 -".to_owned(),
+                number => format!("B 00000007 0 {number} 0 {number} 5 00010001 00000000"),
+            };
+            sealed(&format!("000000aa {number} {number} {entry}"))
+        };
+        (0..lines).map(line).collect()
+    }
+
+    fn read(texts: &[&str]) -> Result<Books, BooksError> {
+        let mut books = Books::default();
+        for text in texts {
+            books.take(Path::new("journal"), 1, text.as_bytes())?;
+        }
+        books.settle()?;
+        Ok(books)
+    }
+
+    /// C28: whoever follows a journal reads each line once, however it arrives.
+    #[test]
+    fn a_journal_that_grows_is_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let whole = text(5);
+        let mut file = File::options().append(true).create(true).open(&path).unwrap();
+        let (mut source, mut books) = (Source::open(&path).unwrap(), Books::default());
+        for byte in whole.as_bytes() {
+            file.write_all(&[*byte]).unwrap();
+            source.read_more(&mut books).unwrap();
+        }
+        assert_eq!((source.read, books.lines), (whole.len() as u64, 5));
+        source.is_a_journal().unwrap();
+        // What is no line is not kept until it ends.
+        file.write_all(&vec![b'x'; 3 * LINE_BYTES_MAX]).unwrap();
+        source.read_more(&mut books).unwrap();
+        assert!(source.rest.len() <= LINE_BYTES_MAX + 1);
+        file.write_all(b"\n").unwrap();
+        source.read_more(&mut books).unwrap();
+        assert_eq!((books.lines, books.garbage), (5, 1));
+        File::options().write(true).open(&path).unwrap().set_len(9).unwrap();
+        let error = source.read_more(&mut books).unwrap_err().to_string();
+        assert!(error.contains("is gone: the file was cut"), "{error}");
+    }
+
+    #[test]
+    fn lines_that_are_missing_are_holes_and_order_means_nothing() {
+        let whole = text(6) + &sealed("000000aa 6 6 Z 7");
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        assert_eq!(read(&[&whole]).unwrap().holes(), [None]);
+        let backwards: String = lines.iter().rev().copied().collect();
+        let doubled = read(&[&backwards, &whole]).unwrap();
+        assert_eq!(doubled.holes(), [None]);
+        assert_eq!(doubled.runs[&Tag(7)].heard.len(), 5, "each line once");
+        assert!(doubled.runs[&Tag(7)].heard.iter().all(|heard| heard.beat.kind == Kind::Running));
+        let without = |gone: usize| {
+            let left: String = (0..7).filter(|i| *i != gone).map(|i| lines[i]).collect();
+            let books = read(&[&left]).unwrap();
+            (books.holes()[0], books.missing())
+        };
+        assert_eq!([without(0), without(3)], [(Some(0), 1), (Some(3), 1)]);
+        assert_eq!(without(6), (Some(6), 0), "nothing says where it ends");
+    }
+
+    #[test]
+    fn lines_that_cannot_both_be_are_refused() {
+        let whole = text(6) + &sealed("000000aa 6 6 Z 7");
+        for (more, says) in [
+            ("000000aa 3 3 B 00000007 0 3 0 9 5 00010001 00000000", "two lines of number 3"),
+            ("000000aa 3 3 M other", "two lines of number 3"),
+            ("000000aa 9 3 M other", "behind its last one"),
+            ("000000aa 0 0 C 2 other 00000001 5 5 0 -", "a second time, in another way"),
+            ("000000aa 3 3 Z 4", "a second time, in another way"),
+            ("000000bb 3 3 Z 9", "another number than its own"),
+            ("000000aa 5000000000 3 B 00000007 0 3 0 9 5 00010001 00000000", "no session reaches"),
+            ("000000bb 0 3 C 3 x", "journal format 3"),
+        ] {
+            let error = read(&[&whole, &sealed(more)]).unwrap_err().to_string();
+            assert!(error.contains(says), "{more}: {error}");
+        }
+    }
+}
