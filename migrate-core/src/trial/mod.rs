@@ -312,7 +312,11 @@ impl Trial {
         match self.guest.journal.as_deref().map(Case::read) {
             Some(Ok(case)) => {
                 let evidence = case.evidence();
-                report.journal_gap_ms = Some(evidence.longest_gap_ms);
+                // Of a guest that left, the gap is seen by whoever heard both sides.
+                let epochs = case.journal.beats.iter().map(|beat| beat.epoch);
+                let heard_there = epochs.max().is_some_and(|epoch| epoch > 0);
+                report.journal_gap_ms =
+                    (!report.migrated || heard_there).then_some(evidence.longest_gap_ms);
                 for wrong in evidence.wrong() {
                     report.memory = Verdict::Wrong;
                     report.reasons.push(wrong);
