@@ -109,8 +109,6 @@ pub struct Session {
     pub held: bool,
     /// When its last line was written, microseconds since it began.
     pub last_us: u64,
-    /// Ticks: microseconds since it began, and since 1970.
-    pub ticks: Vec<(u64, u64)>,
     numbers: Numbers,
     /// Some line was there more than once.
     doubled: bool,
@@ -126,7 +124,6 @@ impl Session {
             close: None,
             held: false,
             last_us: 0,
-            ticks: Vec::new(),
             numbers: Numbers::default(),
             doubled: false,
             others: Vec::new(),
@@ -363,7 +360,8 @@ impl Books {
                 _ if number != 0 => return Err(format!("opens session {id} in its middle")),
                 _ => session.opening = Some(opening),
             },
-            Entry::Tick { wall_us, .. } => session.ticks.push((at_us, wall_us)),
+            // That it is there is all that is asked of it.
+            Entry::Tick { .. } => {}
             Entry::Close(lines) => match session.close {
                 Some((before, _)) if before != lines => {
                     return Err(format!("ends session {id} a second time, in another way"));
@@ -439,8 +437,6 @@ impl Books {
             seen.extend(run.heard.iter().map(|heard| (heard.session, u64::from(heard.line))));
         }
         for (place, session) in (0..).zip(&mut self.sessions) {
-            session.ticks.sort_unstable();
-            session.ticks.dedup();
             session.others.sort_unstable();
             session.others.dedup();
             seen.extend(session.others.iter().map(|(line, _)| (place, *line)));
