@@ -177,9 +177,12 @@ impl Journal {
         let mut beats: Vec<Beat> = Vec::with_capacity(run.heard.len());
         let mut last = None;
         let clocks = books.clocks();
+        let sessions = 0..books.sessions.len() as u32;
+        let begun_us: Vec<u64> = sessions.map(|session| books.wall_us(session, 0)).collect();
         for heard in &run.heard {
             let clock = clocks[heard.session as usize];
-            let journal_ns = books.wall_us(heard.session, heard.at_us).saturating_mul(1000);
+            let journal_ns =
+                begun_us[heard.session as usize].saturating_add(heard.at_us).saturating_mul(1000);
             match beats.last_mut() {
                 Some(beat) if last == Some(heard.beat) => {
                     (beat.journal_ns, beat.clock) =

@@ -72,14 +72,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let region = Region::open(&args.region, memory)?;
     let case = &cases[Case::whose(&cases, &region, region.pages())];
     let workload = case.journal.spec.resolve()?;
-    let watermarks = case.evidence().watermarks();
-    workload.check_watermarks_within(&watermarks, args.replay_limit)?;
+    let evidence = case.evidence();
+    workload.check_watermarks_within(&evidence.watermarks(), args.replay_limit)?;
     // A generator that holds its writers still has said so in the journal.
-    let running = region.is_live() && !case.evidence().at_rest();
+    let running = region.is_live() && !evidence.at_rest();
     let again = || same(args, case);
     let outcome = match running {
         true => scan_running(&again, &workload, &region)?,
-        false => scan_at_rest(&again, case, &workload, &region)?,
+        false => scan_at_rest(&again, case, evidence, &workload, &region)?,
     };
     say::report("verifier", |out| print(args, &workload, &outcome, &known, out));
     Ok(outcome.verdict)
@@ -114,10 +114,10 @@ struct Outcome {
 fn scan_at_rest(
     again: &dyn Fn() -> anyhow::Result<Case>,
     case: &Case,
+    evidence: Evidence,
     workload: &Workload,
     region: &Region,
 ) -> anyhow::Result<Outcome> {
-    let evidence = case.evidence();
     let journalled = evidence.watermarks();
     let mut reasons = Vec::new();
     let (moment, watermarks, name) = if evidence.at_rest() {
