@@ -1,4 +1,4 @@
-//! How heartbeats leave a guest: a file or pipe, a serial line, UDP, a Unix socket.
+//! How heartbeats leave a guest: a file or pipe, a serial line, UDP, a Unix socket, a vsock port.
 //!
 //! Files and pipes are to take every line; a link may lose some. What is lost there is seen from the
 //! numbers of the lines that arrive, so a guest never fails because nobody listens. No reader holds
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Why a way out could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,15 @@ pub enum OutletAddress {
     Udp(String),
     /// One datagram per line to a Unix socket.
     Unix(PathBuf),
+    /// A connection to a Unix socket.
+    Stream(PathBuf),
+    /// A connection to a port of another virtual machine or, as number 2, of the host.
+    Vsock {
+        /// Whose port it is.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
 }
 
 impl FromStr for OutletAddress {
@@ -52,6 +62,18 @@ impl FromStr for OutletAddress {
             Some(("udp", host)) if host.contains(':') => Self::Udp(host.to_owned()),
             Some(("udp", _)) => return Err(format!("'{text}': udp takes HOST:PORT")),
             Some(("unix", path)) => Self::Unix(path.into()),
+            Some(("stream", path)) => Self::Stream(path.into()),
+            Some(("vsock", of)) => {
+                let (cid, port) = of.split_once(':').unwrap_or(("", of));
+                match (cid.parse(), port.parse()) {
+                    (Ok(cid), Ok(port)) => Self::Vsock { cid, port },
+                    _ => {
+                        return Err(format!(
+                            "'{text}': vsock takes CID:PORT, and the host is CID 2"
+                        ));
+                    }
+                }
+            }
             Some(("serial", path)) => Self::Serial(path.into()),
             Some(("file", path)) => Self::File(path.into()),
             _ => Self::File(text.into()),
@@ -67,6 +89,8 @@ impl fmt::Display for OutletAddress {
             Self::Serial(path) => write!(f, "serial port {}", path.display()),
             Self::Udp(host) => write!(f, "udp:{host}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Stream(path) => write!(f, "stream:{}", path.display()),
+            Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
         }
     }
 }
@@ -88,6 +112,7 @@ enum Link {
     Serial(Stream),
     Udp(Datagrams),
     Unix { socket: UnixDatagram, path: PathBuf },
+    Connection(Connection),
 }
 
 impl Outlet {
@@ -99,6 +124,14 @@ impl Outlet {
             }
             OutletAddress::Serial(path) => open_serial(path).and_then(Stream::of).map(Link::Serial),
             OutletAddress::Udp(host) => Datagrams::open(host).map(Link::Udp),
+            OutletAddress::Stream(path) => {
+                SockAddr::unix(path).map(Connection::to).map(Link::Connection)
+            }
+            OutletAddress::Vsock { cid, port } => {
+                let to = Connection::to(SockAddr::vsock(*cid, *port));
+                // Whether the kernel has such sockets.
+                Socket::new(Domain::VSOCK, Type::STREAM, None).map(|_| Link::Connection(to))
+            }
             OutletAddress::Unix(path) => {
                 // Whether somebody listens shows later; whether anybody can shows here.
                 let place = std::os::unix::net::SocketAddr::from_pathname(path);
@@ -149,8 +182,12 @@ impl Outlet {
     /// Sends one line, if need be after waiting for a reader who is slow: for the last words of a
     /// run. All of them together wait for [`PATIENCE_MAX`] at most.
     pub(crate) fn send_last(&mut self, line: &str) -> Result<(), OutletError> {
-        if let Link::Pipe(stream) | Link::Serial(stream) = &mut self.link {
-            stream.wait_for_room();
+        match &mut self.link {
+            Link::Pipe(stream) | Link::Serial(stream) => stream.wait_for_room(),
+            Link::Connection(Connection { state: State::Open(stream), .. }) => {
+                stream.wait_for_room()
+            }
+            _ => {}
         }
         self.send(line)
     }
@@ -169,6 +206,7 @@ impl Outlet {
             Link::Serial(stream) => stream.send(bytes),
             Link::Udp(datagrams) => datagrams.send(bytes),
             Link::Unix { socket, path } => socket.send_to(bytes, path).map(drop),
+            Link::Connection(connection) => connection.send(bytes),
         };
         // Nobody listening is no fault of the guest.
         self.refused += u64::from(sent.is_err());
@@ -254,6 +292,97 @@ impl Stream {
             }
         }
         Ok(taken)
+    }
+}
+
+/// A connection that is made when there is something to say, and made again when it is lost; never
+/// waited for.
+#[derive(Debug)]
+struct Connection {
+    to: SockAddr,
+    state: State,
+    /// When this state began.
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not tried yet.
+    New,
+    /// Begun: nobody has answered.
+    Begun(Socket),
+    /// There.
+    Open(Stream),
+    /// Refused, or lost.
+    Lost,
+}
+
+/// Time between two attempts to connect, and how long one of them may take.
+const CONNECT_AGAIN: Duration = Duration::from_secs(1);
+
+impl Connection {
+    fn to(to: SockAddr) -> Self {
+        Self { to, state: State::New, since: Instant::now() }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let state = std::mem::replace(&mut self.state, State::Lost);
+        let late = self.since.elapsed() >= CONNECT_AGAIN;
+        let next = match state {
+            State::New => self.begin(),
+            State::Lost if late => self.begin(),
+            State::Lost => Ok(State::Lost),
+            State::Begun(socket) => Self::look(socket, late),
+            open @ State::Open(_) => Ok(open),
+        };
+        let before = self.since;
+        self.since = Instant::now();
+        self.state = next?;
+        match &mut self.state {
+            State::Open(stream) => {
+                let sent = stream.send(bytes);
+                let gone = |e: &io::Error| e.kind() != io::ErrorKind::WouldBlock;
+                if sent.as_ref().is_err_and(gone) {
+                    self.state = State::Lost;
+                }
+                sent
+            }
+            // Still waiting, for as long as before.
+            _ => {
+                if !late {
+                    self.since = before;
+                }
+                Err(io::ErrorKind::NotConnected.into())
+            }
+        }
+    }
+
+    fn begin(&self) -> io::Result<State> {
+        let socket = Socket::new(self.to.domain(), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.to) {
+            Ok(()) => Self::opened(socket),
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                Ok(State::Begun(socket))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether a connection that was begun is there now.
+    fn look(socket: Socket, late: bool) -> io::Result<State> {
+        let mut room = [PollFd::new(&socket, PollFlags::OUT)];
+        let ready = poll(&mut room, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0;
+        match (ready, socket.take_error()?) {
+            (_, Some(error)) => Err(error),
+            (true, None) => Self::opened(socket),
+            (false, None) if late => Ok(State::Lost),
+            (false, None) => Ok(State::Begun(socket)),
+        }
+    }
+
+    fn opened(socket: Socket) -> io::Result<State> {
+        Stream::of(File::from(std::os::fd::OwnedFd::from(socket))).map(State::Open)
     }
 }
 
@@ -390,7 +519,11 @@ mod tests {
         assert_eq!(read("unix:/run/x"), Ok(OutletAddress::Unix("/run/x".into())));
         assert_eq!(read("serial:/dev/ttyS0"), Ok(OutletAddress::Serial("/dev/ttyS0".into())));
         assert_eq!(read("dir/journal"), Ok(OutletAddress::File("dir/journal".into())));
-        assert!(read("udp:nowhere").is_err());
+        assert_eq!(read("stream:/run/x"), Ok(OutletAddress::Stream("/run/x".into())));
+        assert_eq!(read("vsock:2:7007"), Ok(OutletAddress::Vsock { cid: 2, port: 7007 }));
+        for text in ["udp:nowhere", "vsock:7007", "vsock:x:1", "vsock:2:-1"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -487,6 +620,60 @@ mod tests {
         (0..50).for_each(|_| assert!(outlet.send_last(&line(0)).is_err()));
         assert!(begin.elapsed() >= PATIENCE_MAX, "{:?}", begin.elapsed());
         assert!(begin.elapsed() < PATIENCE_MAX * 5, "{:?}", begin.elapsed());
+    }
+
+    /// A connection is made when somebody listens, and made again when it was lost; nobody waits for it.
+    #[test]
+    fn a_connection_comes_back() {
+        use std::os::unix::net::UnixListener;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let mut outlet = Outlet::open(&OutletAddress::Stream(path.clone())).unwrap();
+        let begin = Instant::now();
+        outlet.send("early\n").unwrap();
+        assert_eq!(outlet.refused(), 1);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut refused = 0;
+        let mut accept = |outlet: &mut Outlet| {
+            listener.set_nonblocking(true).unwrap();
+            loop {
+                refused = outlet.refused();
+                outlet.send("late\n").unwrap();
+                if let Ok((stream, _)) = listener.accept() {
+                    stream.set_nonblocking(false).unwrap();
+                    return stream;
+                }
+                assert!(begin.elapsed() < CONNECT_AGAIN * 20, "no connection is made");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let heard = |mut stream: &std::os::unix::net::UnixStream| {
+            let mut buffer = [0; 64];
+            let length = io::Read::read(&mut stream, &mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        let first = accept(&mut outlet);
+        assert_eq!(heard(&first), "late\n");
+        drop(first);
+        let second = accept(&mut outlet);
+        assert_eq!(heard(&second), "late\n");
+        assert_eq!(outlet.refused(), refused);
+        // Nobody reads: it is full at some time, and the guest goes on.
+        (0..10_000).for_each(|number| outlet.send(&format!("{number:0>76}\n")).unwrap());
+        assert!(outlet.refused() > refused);
+    }
+
+    /// To another machine there is no way here: nothing is sent, and nobody waits.
+    #[test]
+    fn a_port_that_nobody_has_holds_nobody() {
+        let mut outlet = match Outlet::open(&OutletAddress::Vsock { cid: 77, port: 7007 }) {
+            Ok(outlet) => outlet,
+            Err(error) => return println!("SKIPPED: no vsock on this machine: {error}"),
+        };
+        let begin = Instant::now();
+        (0..100).for_each(|_| outlet.send("beat\n").unwrap());
+        assert_eq!(outlet.refused(), 100);
+        assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
     }
 
     /// C23: a terminal whose other end is not read.

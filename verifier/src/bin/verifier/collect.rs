@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use socket2::{Domain, SockAddr, Socket, Type};
 use verifier::verdict::Verdict;
 use workload::beat::collector::{Collected, Collector};
 use workload::beat::ledger::here;
@@ -28,6 +29,10 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_secs(1);
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 << 10;
+/// Every guest's and the host's own: any.
+const VMADDR_CID_ANY: u32 = u32::MAX;
+/// Connections that wait to be taken.
+const LINKS_WAITING: i32 = 64;
 /// Lines that wait to be written down.
 const LINES_WAITING: usize = 4096;
 
@@ -38,7 +43,10 @@ const LINES_WAITING: usize = 4096;
     qemu-system-x86_64 ... -serial unix:/tmp/serial,server=on\n  \
     verifier collect --from stream:/tmp/serial --journal journal --control stdin\n\n  \
     firecracker or cloud-hypervisor: a guest's vsock port 7007 comes out of UDS_7007 on its host\n  \
-    verifier collect --from listen:/tmp/vsock_7007 --journal journal\n\n\
+    verifier collect --from listen:/tmp/vsock_7007 --journal journal\n  \
+    QEMU with -device vhost-vsock-pci: the port is this machine's own\n  \
+    verifier collect --from vsock:7007 --journal journal\n  \
+    (guest) workload run --heartbeat vsock:2:7007\n\n\
     A journal that is there goes on. Every run that is heard is kept; each is judged by itself.\n\
     Ends when every run that is heard has ended, when all links end, or at Ctrl-C.\n\n\
     Lines from --control: `restored TAG [FIRST..]BEAT [BITS]` says that a restore was meant, and\n\
@@ -48,7 +56,7 @@ const LINES_WAITING: usize = 4096;
 pub(crate) struct Args {
     /// Where heartbeats come from: udp:ADDR:PORT or unix:PATH (datagrams, bound here),
     /// stream:PATH (a Unix socket that is connected to), listen:PATH (one that is listened at),
-    /// serial:TTY, or a file or pipe; more than one may be named
+    /// vsock:PORT (a port of this machine that its guests connect to), serial:TTY, or a file or pipe; more than one may be named
     #[arg(long, required = true, value_name = "WHERE")]
     from: Vec<Inlet>,
     /// Journal to write
@@ -68,6 +76,7 @@ enum Inlet {
     Unix(PathBuf),
     Stream(PathBuf),
     Listen(PathBuf),
+    Vsock(u32),
     Serial(PathBuf),
     File(PathBuf),
 }
@@ -80,6 +89,9 @@ impl FromStr for Inlet {
             Some(("unix", path)) => Self::Unix(path.into()),
             Some(("stream", path)) => Self::Stream(path.into()),
             Some(("listen", path)) => Self::Listen(path.into()),
+            Some(("vsock", port)) => {
+                Self::Vsock(port.parse().map_err(|_| format!("'{port}' is no vsock port"))?)
+            }
             Some(("serial", path)) => Self::Serial(path.into()),
             _ => Self::File(text.into()),
         })
@@ -375,17 +387,16 @@ fn listen(inlet: &Inlet, to: &SyncSender<Event>, ways: &Ways) -> anyhow::Result<
         Inlet::Listen(path) => {
             let listener = UnixListener::bind(path)
                 .with_context(|| format!("cannot listen at {}", path.display()))?;
-            let ways = ways.clone();
-            spawn(move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    if let Ok(way) = stream.try_clone() {
-                        ways.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(way));
-                    }
-                    let to = to.clone();
-                    // One that comes later is another link; this one goes on listening.
-                    let _ = spawn(move || drop(lines(stream, &to)));
-                }
-            })
+            greet(move || listener.accept().map(|(stream, _)| stream.into()), to, ways.clone())
+        }
+        Inlet::Vsock(port) => {
+            let listener = Socket::new(Domain::VSOCK, Type::STREAM, None).and_then(|socket| {
+                socket.bind(&SockAddr::vsock(VMADDR_CID_ANY, *port))?;
+                socket.listen(LINKS_WAITING)?;
+                Ok(socket)
+            });
+            let listener = listener.with_context(|| format!("cannot listen at vsock:{port}"))?;
+            greet(move || listener.accept().map(|(stream, _)| stream), to, ways.clone())
         }
         Inlet::Serial(path) => {
             let port =
@@ -400,6 +411,23 @@ fn listen(inlet: &Inlet, to: &SyncSender<Event>, ways: &Ways) -> anyhow::Result<
             spawn(move || over(File::open(&path).and_then(|file| lines(file, &to)), &to))
         }
     }
+}
+
+/// Takes every connection that comes; one that comes later is another link.
+fn greet(
+    mut accept: impl FnMut() -> std::io::Result<Socket> + Send + 'static,
+    to: SyncSender<Event>,
+    ways: Ways,
+) -> anyhow::Result<()> {
+    spawn(move || {
+        while let Ok(stream) = accept() {
+            if let Ok(way) = stream.try_clone() {
+                ways.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(way));
+            }
+            let to = to.clone();
+            let _ = spawn(move || drop(lines(stream, &to)));
+        }
+    })
 }
 
 fn over(result: std::io::Result<()>, to: &SyncSender<Event>) {

@@ -91,7 +91,8 @@ pub(crate) struct Args {
     /// Lock the region into memory
     #[arg(long)]
     lock: bool,
-    /// Where heartbeats go: FILE, udp:HOST:PORT, unix:PATH or serial:TTY; `verifier` needs them
+    /// Where heartbeats go: FILE, udp:HOST:PORT, unix:PATH, stream:PATH, vsock:CID:PORT (the host is
+    /// CID 2) or serial:TTY; `verifier` needs them
     #[arg(long, alias = "journal", value_name = "WHERE")]
     heartbeat: Option<OutletAddress>,
     /// Time between two heartbeats, which writers say in turn, each at least once a second
