@@ -1,5 +1,6 @@
 //! `ci lives`: what happens to real guests between two moves, as the law of evidence tells it: restores
-//! that were meant and not, two guests from one snapshot, resets under one collector.
+//! that were meant and not, two guests from one snapshot, resets under one collector, collectors that are
+//! killed or come late.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,10 @@ use super::{cache, initramfs, kernel, static_programs};
 const MEMORY_KIB: u64 = 192 << 10;
 /// How long a snapshot may take to be written or read under emulation.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a collector that was killed is not started again.
+const UNHEARD: Duration = Duration::from_millis(300);
+/// Bytes that it had not written when it was killed.
+const KILLED_BYTES: usize = 37;
 
 /// What is done with a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +40,21 @@ enum Story {
         cpu: &'static str,
     },
     ResetTwice,
+    /// And started again in its file; what the guest said meanwhile nobody heard.
+    CollectorKilled,
+    /// Whoever listens comes when the restored guest has passed all that was heard of it before.
+    HeardLateAfterRestore,
 }
 
 impl Story {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::RestoredAsTold,
         Self::RestoredWithoutAWord,
         Self::Twins { cpu: "max" },
         Self::Twins { cpu: "qemu64" },
         Self::ResetTwice,
+        Self::CollectorKilled,
+        Self::HeardLateAfterRestore,
     ];
 
     fn name(self) -> String {
@@ -52,6 +63,8 @@ impl Story {
             Self::RestoredWithoutAWord => "restored without a word".to_owned(),
             Self::Twins { cpu } => format!("two from one snapshot, -cpu {cpu}"),
             Self::ResetTwice => "reset twice under one collector".to_owned(),
+            Self::CollectorKilled => "collector killed, started again".to_owned(),
+            Self::HeardLateAfterRestore => "collector comes late after a restore".to_owned(),
         }
     }
 
@@ -67,7 +80,8 @@ impl Story {
         let rulings: Vec<_> = cases.iter().filter_map(|case| case.ruling.as_ref()).collect();
         match (self, &rulings[..]) {
             (Self::RestoredAsTold, [one]) => one.verdict == Verdict::Proven && one.restored,
-            (Self::RestoredWithoutAWord, [one]) => {
+            (Self::CollectorKilled, [one]) => one.verdict == Verdict::Proven,
+            (Self::RestoredWithoutAWord | Self::HeardLateAfterRestore, [one]) => {
                 one.verdict == Verdict::Wrong && one.kinds.contains(&Kind::Rollback)
             }
             (Self::Twins { .. }, [one]) => {
@@ -136,6 +150,29 @@ impl Stage<'_> {
         Ok(vm)
     }
 
+    /// Nobody listens from here on.
+    fn stop_listening(&self) -> anyhow::Result<()> {
+        let deaf = Collector::open(&self.directory.join("unheard"), &here(), Duration::ZERO)?;
+        *self.gathered.lock().unwrap_or_else(PoisonError::into_inner) = deaf;
+        Ok(())
+    }
+
+    /// The same by force: the journal ends in the middle of a line.
+    fn kill_collector(&self) -> anyhow::Result<()> {
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = std::fs::read(&self.journal)?;
+        *gathered = Collector::open(&self.directory.join("unheard"), &here(), Duration::ZERO)?;
+        std::fs::write(&self.journal, &written[..written.len() - KILLED_BYTES])?;
+        Ok(())
+    }
+
+    /// Somebody listens again, in the same file.
+    fn listen(&self) -> anyhow::Result<()> {
+        let again = Collector::open(&self.journal, &here(), Duration::ZERO)?;
+        *self.gathered.lock().unwrap_or_else(PoisonError::into_inner) = again;
+        Ok(())
+    }
+
     /// The last beat that was heard.
     fn last_beat(&self) -> anyhow::Result<(workload::beat::said::Tag, u64)> {
         let case = Case::read(&self.journal)?;
@@ -198,6 +235,14 @@ fn play(stage: &Stage<'_>, story: Story) -> anyhow::Result<()> {
         first.port.tell("stop")?;
         return first.wait(SNAPSHOT_TIMEOUT);
     }
+    if story == Story::CollectorKilled {
+        stage.kill_collector()?;
+        std::thread::sleep(UNHEARD);
+        stage.listen()?;
+        beats(&first, 300)?;
+        first.port.tell("stop")?;
+        return first.wait(SNAPSHOT_TIMEOUT);
+    }
     first.port.ask("pause", "paused at")?;
     // The last beats before the snapshot have all come.
     std::thread::sleep(Duration::from_millis(300));
@@ -212,6 +257,18 @@ fn play(stage: &Stage<'_>, story: Story) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_millis(300));
         let mut collector = stage.gathered.lock().unwrap_or_else(PoisonError::into_inner);
         collector.restored(tag, number, number, None)?;
+    }
+    if story == Story::HeardLateAfterRestore {
+        drop(first);
+        stage.stop_listening()?;
+        let mut second = stage.load("second")?;
+        second.port.ask("resume", "resumed")?;
+        // More than the first said after the snapshot.
+        beats(&second, 300)?;
+        stage.listen()?;
+        beats(&second, 300)?;
+        second.port.tell("stop")?;
+        return second.wait(SNAPSHOT_TIMEOUT);
     }
     let mut second = stage.load("second")?;
     second.port.ask("resume", "resumed")?;
