@@ -339,6 +339,40 @@ pub fn rates(journal: &Journal, step: std::time::Duration) -> Vec<Step> {
         .collect()
 }
 
+/// How far memory is beyond what was heard, and for how long it was not heard.
+pub fn silence(journal: &Journal, journalled: &[u64], inferred: &[u64]) -> String {
+    let beyond: u64 = inferred.iter().zip(journalled).map(|(i, j)| i.saturating_sub(*j)).sum();
+    let at = match last_rate(journal) {
+        Some(rate) if beyond > 0 => format!(
+            ", which took some {:.3} s if the writers went on as fast as they were last heard",
+            beyond as f64 / rate
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "the journal does not say where the writers stopped; memory shows {beyond} operations after the \
+         last heartbeats{at}"
+    )
+}
+
+/// How long before the last heartbeat the rate of writing is looked at.
+const LAST_NS: u64 = 10_000_000_000;
+
+/// Operations per second of all writers together at the end of a journal.
+fn last_rate(journal: &Journal) -> Option<f64> {
+    let end = journal.beats.last()?.journal_ns;
+    let since = end.saturating_sub(LAST_NS);
+    let mut first: Vec<Option<u64>> = vec![None; journal.spec.writers as usize];
+    let (mut begin, mut operations) = (end, 0);
+    for beat in journal.beats.iter().filter(|beat| beat.journal_ns >= since) {
+        begin = begin.min(beat.journal_ns);
+        let first = &mut first[beat.writer as usize];
+        let before = first.replace(beat.watermark).unwrap_or(beat.watermark);
+        operations += beat.watermark.saturating_sub(before);
+    }
+    (operations > 0 && begin < end).then(|| operations as f64 * 1e9 / (end - begin) as f64)
+}
+
 impl Evidence {
     /// The last watermark of each writer of the guest that goes on; 0 for one that never beat.
     pub fn watermarks(&self) -> Vec<u64> {
@@ -504,6 +538,16 @@ mod tests {
     }
 
     /// C22: from one host's clock to another's nothing is measured.
+    #[test]
+    fn a_silence_is_told_in_time() {
+        // 3 operations in 30 ms.
+        let journal = journal(&[(0, 1), (0, 2), (0, 3), (0, 4)]);
+        let said = silence(&journal, &[4], &[24]);
+        assert!(said.contains("20 operations after") && said.contains("some 0.200 s"), "{said}");
+        let said = silence(&journal, &[4], &[4]);
+        assert!(said.ends_with("0 operations after the last heartbeats"), "{said}");
+    }
+
     #[test]
     fn a_gap_between_two_clocks_is_said_to_be_one() {
         let mut journal = journal(&[(0, 0), (0, 5), (1, 5), (1, 9)]);

@@ -2,6 +2,7 @@
 //! for naming a fault, when each was written.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use workload::cores;
 use workload::generations::{Generations, find_operations};
@@ -9,6 +10,8 @@ use workload::line::{Generation, ZERO_LINE};
 use workload::pattern::{Operation, Slot};
 use workload::spec::Workload;
 use workload::work::{Cancelled, Unwatched, Watch, to_its_end};
+
+use crate::cache::{Cache, Cause};
 
 /// Most pages whose slots' histories are replayed: enough to name what is wrong with a gigabyte.
 pub(crate) const HISTORY_PAGES_MAX: usize = 1 << 18;
@@ -42,12 +45,66 @@ impl Expected {
         watermarks: &[Operation],
         watch: &dyn Watch,
     ) -> Result<Self, Cancelled> {
+        Self::recall(workload, watermarks, None, watch)
+    }
+
+    /// The same, from what was replayed and kept before; and kept for the next time.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    ///
+    /// # Panics
+    /// There is not one watermark per writer.
+    pub fn recall(
+        workload: &Workload,
+        watermarks: &[Operation],
+        cache: Option<&Cache>,
+        watch: &dyn Watch,
+    ) -> Result<Self, Cancelled> {
         let shares = workload.shares();
         assert_eq!(watermarks.len(), shares.len(), "one watermark per writer");
-        watch.expect(workload.replayed_operations(watermarks));
-        let generations = cores::map(shares.len() as u64, |writer| {
-            let (share, watermark) = (&shares[writer as usize], watermarks[writer as usize]);
-            Generations::replay(&share.pattern, share.slots, watermark, watch)
+        let known = |writer: usize| {
+            let share = &shares[writer];
+            let recalled = cache
+                .filter(|_| !share.pattern.is_closed_form())
+                .and_then(|cache| cache.recall(&Cause::of(workload, writer), watermarks[writer]));
+            match recalled {
+                Some((watermark, counts)) => Generations::known(&share.pattern, watermark, counts),
+                None => Generations::none(&share.pattern, share.slots),
+            }
+        };
+        let known = Self { generations: (0..shares.len()).map(known).collect(), history: None };
+        let expected = known.forward(watermarks, watch)?;
+        for (writer, generations) in expected.generations.iter().enumerate() {
+            // What cannot be kept is replayed again the next time.
+            let _ = cache.map(|cache| cache.keep(&Cause::of(workload, writer), generations));
+        }
+        Ok(expected)
+    }
+
+    /// What stands there at later watermarks.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    ///
+    /// # Panics
+    /// There is not one watermark per writer.
+    pub fn forward(self, watermarks: &[Operation], watch: &dyn Watch) -> Result<Self, Cancelled> {
+        assert_eq!(watermarks.len(), self.generations.len(), "one watermark per writer");
+        let way = self.generations.iter().zip(watermarks);
+        watch.expect(
+            way.filter(|(known, _)| !known.counts().is_empty()).fold(0, |sum, (known, until)| {
+                sum.saturating_add(until.saturating_sub(known.watermark()))
+            }),
+        );
+        let writers: Vec<Mutex<Option<Generations>>> =
+            self.generations.into_iter().map(|g| Mutex::new(Some(g))).collect();
+        let generations = cores::map(writers.len() as u64, |writer| {
+            let writer = writer as usize;
+            let known = writers[writer].lock().unwrap_or_else(PoisonError::into_inner).take();
+            known
+                .unwrap_or_else(|| unreachable!("each is taken once"))
+                .forward(watermarks[writer], watch)
         });
         Ok(Self { generations: generations.into_iter().collect::<Result<_, _>>()?, history: None })
     }

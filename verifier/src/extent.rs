@@ -34,6 +34,23 @@ pub struct Extent {
     pub found: Option<u64>,
 }
 
+/// What runs of bytes, more than one and ascending, have in common by where they lie.
+pub fn regularity(places: &[(u64, u64)]) -> Vec<String> {
+    let mut facts = Vec::new();
+    let [first, second, ..] = places else { return facts };
+    let alignment = places.iter().fold(u64::MAX, |align, (address, bytes)| {
+        align.min(1 << (address | bytes).trailing_zeros().min(63))
+    });
+    if alignment >= PAGE_BYTES {
+        facts.push(format!("all start and end at multiples of {alignment} bytes"));
+    }
+    let step = second.0 - first.0;
+    if places.len() > 2 && places.windows(2).all(|pair| pair[1].0 - pair[0].0 == step) {
+        facts.push(format!("they repeat every {step} bytes"));
+    }
+    facts
+}
+
 /// All faults of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
@@ -120,17 +137,8 @@ impl Faults {
         if extents.iter().all(|e| e.class == first.class) {
             facts.push(format!("all are {}", first.class));
         }
-        let alignment = extents.iter().fold(u64::MAX, |align, e| {
-            align.min(1 << (e.address | e.bytes).trailing_zeros().min(63))
-        });
-        if alignment >= PAGE_BYTES {
-            facts.push(format!("all start and end at multiples of {alignment} bytes"));
-        }
-        let distance = |pair: &[Extent]| pair[1].address - pair[0].address;
-        let step = distance(&extents[..2]);
-        if extents.len() > 2 && extents.windows(2).all(|pair| distance(pair) == step) {
-            facts.push(format!("they repeat every {step} bytes"));
-        }
+        let places: Vec<(u64, u64)> = extents.iter().map(|e| (e.address, e.bytes)).collect();
+        facts.extend(regularity(&places));
         let slot = |e: &Extent| {
             let line = e.address / LINE_BYTES;
             let mut segments = workload.segments(e.writer as usize, e.page);

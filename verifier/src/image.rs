@@ -19,7 +19,10 @@ use workload::regular;
 use workload::spec::Workload;
 use workload::{LINE_BYTES, PAGE_BYTES, PAGE_LINES, cores};
 
+use crate::case::KnownRun;
 use crate::expected::Expected;
+use crate::held::{self, Held, Missing};
+use crate::map::Map;
 use crate::memory::Memory;
 
 /// Pages that one task looks at.
@@ -78,6 +81,8 @@ pub struct Image {
     /// Ascending in guest-physical address; holes of the file, which are zero, are left out, because to
     /// look at one would make the system find memory for it.
     stretches: Vec<Stretch>,
+    /// All of it, holes among it, by guest-physical address.
+    whole: Vec<Range<u64>>,
     /// Pages, holes among them.
     pages: u64,
 }
@@ -177,7 +182,11 @@ impl Image {
         let mut stretches: Vec<Stretch> =
             whole.iter().flat_map(|stretch| stretch.within(&data)).collect();
         stretches.sort_by_key(|stretch| stretch.physical);
-        Ok(Self { path: path.to_owned(), map, stretches, pages })
+        let whole = whole.iter().map(|stretch| {
+            let bytes = stretch.file.end - stretch.file.start;
+            stretch.physical..stretch.physical.saturating_add(bytes)
+        });
+        Ok(Self { path: path.to_owned(), map, stretches, whole: whole.collect(), pages })
     }
 
     /// Pages in the image.
@@ -244,6 +253,26 @@ impl Image {
             return Err(ImageError::Twice { path: self.path.clone(), twice, found: there });
         }
         Ok(found)
+    }
+
+    /// What stands at a guest-physical address in place of a page of the region.
+    fn holds(&self, page: u64, physical: u64, workload: &Workload, known: &[KnownRun]) -> Held {
+        let Some(end) = physical.checked_add(PAGE_BYTES) else { return Held::Outside };
+        if !self.whole.iter().any(|part| part.start <= physical && end <= part.end) {
+            return Held::Outside;
+        }
+        let bytes = |stretch: &Stretch| stretch.file.end - stretch.file.start;
+        let data = self.stretches.iter().find(|stretch| {
+            stretch.physical <= physical && physical - stretch.physical < bytes(stretch)
+        });
+        // What is no data is a hole.
+        let Some(stretch) = data else { return Held::Zeros };
+        let offset = stretch.file.start + (physical - stretch.physical);
+        let Some(bytes) = self.map.get(offset as usize..(offset + PAGE_BYTES) as usize) else {
+            return Held::Outside;
+        };
+        let lines: Vec<Line> = (0..PAGE_LINES).map(|index| line_of(bytes, index)).collect();
+        Held::of(page, &lines, claim(bytes, workload).map(|(page, _)| page), known)
     }
 
     /// The stretches cut into tasks.
@@ -376,6 +405,20 @@ impl Found<'_> {
         let (zero, missing): (Vec<u64>, Vec<u64>) =
             absent.partition(|page| expected.is_zero(workload, *page));
         (missing, zero.len() as u64)
+    }
+
+    /// Missing pages, with what stands where they should be by a map or by their neighbours.
+    pub fn instead(
+        &self,
+        workload: &Workload,
+        missing: &[u64],
+        map: Option<&Map>,
+        known: &[KnownRun],
+    ) -> Vec<Missing> {
+        let place = |page| map.and_then(|map| map.place(page)).or_else(|| self.physical(page));
+        held::gather(workload, missing, place, |page, physical| {
+            self.image.holds(page, physical, workload, known)
+        })
     }
 
     /// Pages that lie elsewhere than their neighbours say: the page, where it is, where it would

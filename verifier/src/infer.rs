@@ -1,30 +1,30 @@
 //! How far memory itself says each writer came, when nobody wrote its last watermark down.
 
-use workload::generations::Generations;
 use workload::line::{Generation, Line, LineAddress};
 use workload::pattern::{Access, Operation, Slot};
 use workload::spec::Workload;
 
+use crate::expected::Expected;
 use crate::memory::Memory;
 
-/// From the watermarks last journalled on, the one that leaves the fewest lines wrong. Operations that
+/// From what memory held at the watermarks last journalled on, the one that leaves the fewest lines wrong. Operations that
 /// leave no trace (reads, zeros over zeros, writes to pages that are not there) are not counted before
 /// one that does.
 pub fn infer_watermarks<M: Memory>(
     memory: &M,
     workload: &Workload,
-    journalled: &[Operation],
+    journalled: &Expected,
 ) -> Vec<Operation> {
-    let of_writer = |(writer, from): (usize, &Operation)| {
+    let of_writer = |writer: usize| {
         let share = &workload.shares()[writer];
-        let mut generations = Generations::at(&share.pattern, share.slots, *from);
+        let mut generations = journalled.of_writer(writer).clone();
         // Without a trace of any of them for so long, there is nothing left to go by.
         let silent_max = 16 * share.slots + 1000;
         // A stretch of memory that was lost may be as long as this.
         let against_max = share.slots / 8 + 4096;
         // Lines that are wrong if the writer stopped here, but for those that are wrong in any case.
         let mut wrong = 0i64;
-        let mut best = Stop { watermark: *from, wrong, settled: wrong };
+        let mut best = Stop { watermark: generations.watermark(), wrong, settled: wrong };
         let mut against = 0;
         while generations.watermark() - best.watermark < silent_max && against < against_max {
             let k = generations.watermark();
@@ -51,7 +51,7 @@ pub fn infer_watermarks<M: Memory>(
         }
         best.watermark
     };
-    journalled.iter().enumerate().map(of_writer).collect()
+    (0..workload.shares().len()).map(of_writer).collect()
 }
 
 /// Where a writer may have stopped.

@@ -98,6 +98,11 @@ impl Map {
         Ok(map)
     }
 
+    /// Where a page of the region lay.
+    pub fn place(&self, page: u64) -> Option<u64> {
+        self.places.get(usize::try_from(page).ok()?).copied().flatten()
+    }
+
     /// Pages that lie elsewhere now.
     pub fn moved(&self, now: &Self) -> Vec<Moved> {
         let places = self.places.iter().zip(&now.places).zip(0..);

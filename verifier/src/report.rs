@@ -7,6 +7,7 @@ use workload::beat::said::Tag;
 use crate::case::KnownRun;
 use crate::evidence::{Evidence, Gap, Step};
 use crate::extent::Faults;
+use crate::held::Missing;
 use crate::self_test::lies::Lie;
 use crate::verdict::Verdict;
 
@@ -68,6 +69,8 @@ pub struct ImageReport {
     pub pages_found: u64,
     /// Those that were not.
     pub pages_missing: Vec<u64>,
+    /// The same in runs, with what stands where they should be.
+    pub missing: Vec<Missing>,
     /// Pages that must be zero, and so say nothing of themselves.
     pub pages_expected_zero: u64,
     /// Region page and guest-physical address of copies older than the newest.

@@ -47,7 +47,7 @@ pub struct Scan {
     /// By writer: one more than the newest operation seen in memory beyond the watermark;
     /// `u64::MAX` where no operation that could have been done explains it.
     pub newest: Vec<u64>,
-    /// How long it took, replay included.
+    /// How long it took, with the replay where that was part of it.
     pub elapsed: Duration,
     /// What memory was held against.
     pub expected: Expected,
@@ -76,7 +76,8 @@ pub fn scan<M: Memory>(
     watermarks: &[Operation],
     progress: impl Fn(u64) + Sync,
 ) -> Scan {
-    to_its_end(scan_and_tell(memory, workload, moment, watermarks, &Unwatched, progress))
+    let expected = Expected::at(workload, watermarks);
+    to_its_end(scan_and_tell(memory, workload, moment, expected, &Unwatched, progress))
 }
 
 /// The same, watched; replayed operations and lines are the units of work.
@@ -93,20 +94,36 @@ pub fn scan_watched<M: Memory>(
     watermarks: &[Operation],
     watch: &dyn Watch,
 ) -> Result<Scan, Cancelled> {
-    scan_and_tell(memory, workload, moment, watermarks, watch, |_| {})
+    let start = Instant::now();
+    let expected = Expected::replay(workload, watermarks, watch)?;
+    let scan = scan_against(memory, workload, moment, expected, watch)?;
+    Ok(Scan { elapsed: start.elapsed(), ..scan })
+}
+
+/// Compares all of `memory` with what is known that it must hold.
+///
+/// # Errors
+/// Whoever watches called it off.
+pub fn scan_against<M: Memory>(
+    memory: &M,
+    workload: &Workload,
+    moment: Moment,
+    expected: Expected,
+    watch: &dyn Watch,
+) -> Result<Scan, Cancelled> {
+    scan_and_tell(memory, workload, moment, expected, watch, |_| {})
 }
 
 fn scan_and_tell<M: Memory>(
     memory: &M,
     workload: &Workload,
     moment: Moment,
-    watermarks: &[Operation],
+    mut expected: Expected,
     watch: &dyn Watch,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Scan, Cancelled> {
     let start = Instant::now();
     watch.expect(workload.lines());
-    let mut expected = Expected::replay(workload, watermarks, watch)?;
     let mut whole = look(memory, workload, moment, &expected, watch, &progress)?;
     if !whole.aged_pages.is_empty() && !expected.knows_history(workload) {
         whole.aged_pages.truncate(HISTORY_PAGES_MAX);

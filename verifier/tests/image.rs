@@ -111,6 +111,45 @@ fn what_is_lost_aged_or_torn_is_named_with_its_place() {
     assert_eq!(report["faults"]["extents"][0]["class"], "bit-flip");
 }
 
+/// Where a page should be its neighbours say, or a map; what stands there instead is said.
+#[test]
+fn what_stands_in_place_of_a_missing_page_is_named() {
+    let (ours, theirs) = (files(), files_of("stream", RunId(10), 60));
+    let mut bytes = std::fs::read(&ours.region).unwrap();
+    let other = std::fs::read(&theirs.region).unwrap();
+    let put = |bytes: &mut Vec<u8>, page: usize, what: &[u8]| {
+        bytes[page * PAGE..][..PAGE].copy_from_slice(what);
+    };
+    put(&mut bytes, 40, &[0; PAGE]);
+    put(&mut bytes, 80, &other[10 * PAGE..][..PAGE]);
+    put(&mut bytes, 81, &other[11 * PAGE..][..PAGE]);
+    put(&mut bytes, 120, &[0xEE; PAGE]);
+    let own = bytes[5 * PAGE..][..PAGE].to_vec();
+    put(&mut bytes, 160, &own);
+    bytes.truncate(255 * PAGE);
+    let image = ours.directory.path().join("image");
+    std::fs::write(&image, bytes).unwrap();
+    let (code, text) =
+        judge(&image, &ours.journal, &["--journal", theirs.journal.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{text}");
+    for said in [
+        "page 40 (region 0x28000): MISSING; guest-physical 0x28000 holds zeros",
+        "pages 80 to 81 (region 0x50000): MISSING; guest-physical 0x50000 holds page 10 of run \
+         000000000000000a and those that follow",
+        "page 120 (region 0x78000): MISSING; guest-physical 0x78000 holds bytes that are no line",
+        "page 160 (region 0xa0000): MISSING; guest-physical 0xa0000 holds page 5",
+        "page 255 (region 0xff000): MISSING; guest-physical 0xff000 holds nothing: the image has no",
+        "missing pages have in common: all start and end at multiples of 4096 bytes",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    // Whose page it is only their journal says.
+    let (_, text) = judge(&image, &ours.journal, &["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["missing"][1]["holds"]["what"], "other-run");
+    assert_eq!(report["missing"][1]["holds"]["run"], serde_json::Value::Null);
+}
+
 /// In a shuffled image a swap is one more shuffle, unless the places are known.
 #[test]
 fn swapped_pages_are_named_against_a_map() {

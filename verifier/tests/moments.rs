@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use verifier::expected::Expected;
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
 use verifier::scan::{Scan, scan};
@@ -174,7 +175,11 @@ fn memory_itself_tells_how_far_killed_writers_came() {
         let mut written = written(random);
         let journalled: Vec<u64> =
             written.watermarks.iter().map(|w| w - random.random_range(0..(*w).min(50))).collect();
-        let inferred = infer_watermarks(&*written.region, &written.workload, &journalled);
+        let inferred = infer_watermarks(
+            &*written.region,
+            &written.workload,
+            &Expected::at(&written.workload, &journalled),
+        );
         // Reads, and zeros over zeros, leave no trace: then the memory is the same.
         let traced = written.name().starts_with("iometer")
             || written.name().contains("zero-flip")
@@ -204,7 +209,11 @@ fn a_fault_among_the_last_operations_does_not_hide_those_after_it() {
         let slot = spoilt % written.workload.shares()[0].slots;
         let address = written.workload.slot_line(0, slot);
         written.region.store(address, &[7; 8]);
-        let inferred = infer_watermarks(&*written.region, &written.workload, &journalled);
+        let inferred = infer_watermarks(
+            &*written.region,
+            &written.workload,
+            &Expected::at(&written.workload, &journalled),
+        );
         assert_eq!(inferred, written.watermarks, "seed {seed}, {name}");
         written.watermarks = inferred;
         assert_eq!(written.classes(Moment::Stopped), ["FOREIGN"], "seed {seed}, {name}");

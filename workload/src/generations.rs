@@ -44,11 +44,36 @@ impl Generations {
         watermark: Operation,
         watch: &dyn Watch,
     ) -> Result<Self, Cancelled> {
-        let counts = match pattern.is_closed_form() {
-            true => Vec::new(),
-            false => count(pattern, slots, watermark, watch)?,
-        };
-        Ok(Self { pattern: pattern.clone(), watermark, counts })
+        Self::none(pattern, slots).forward(watermark, watch)
+    }
+
+    /// Those of memory that nothing was written to yet.
+    pub fn none(pattern: &Pattern, slots: u64) -> Self {
+        let counts = if pattern.is_closed_form() { Vec::new() } else { vec![0; slots as usize] };
+        Self { pattern: pattern.clone(), watermark: 0, counts }
+    }
+
+    /// Those of a pattern without a closed form that were counted before, by slot.
+    pub fn known(pattern: &Pattern, watermark: Operation, counts: Vec<Generation>) -> Self {
+        Self { pattern: pattern.clone(), watermark, counts }
+    }
+
+    /// The same writer's at a later watermark; each operation between is a unit of work where there is
+    /// no closed form.
+    ///
+    /// # Errors
+    /// Whoever watches called it off.
+    pub fn forward(mut self, watermark: Operation, watch: &dyn Watch) -> Result<Self, Cancelled> {
+        if !self.counts.is_empty() {
+            count(&self.pattern, &mut self.counts, self.watermark..watermark, watch)?;
+        }
+        self.watermark = watermark.max(self.watermark);
+        Ok(self)
+    }
+
+    /// By slot; empty where the pattern has a closed form.
+    pub fn counts(&self) -> &[Generation] {
+        &self.counts
     }
 
     /// The watermark this is of.
@@ -88,16 +113,15 @@ impl Generations {
 
 fn count(
     pattern: &Pattern,
-    slots: u64,
-    watermark: Operation,
+    totals: &mut [Generation],
+    Range { mut start, end: watermark }: Range<Operation>,
     watch: &dyn Watch,
-) -> Result<Vec<Generation>, Cancelled> {
-    let mut totals = vec![0; slots as usize];
+) -> Result<(), Cancelled> {
+    let slots = totals.len() as u64;
     let tasks = (COUNTERS_BYTES_MAX / (slots * 4))
         .min(cores::threads() as u64)
-        .min(watermark.div_ceil(TASK_OPERATIONS))
+        .min(watermark.saturating_sub(start).div_ceil(TASK_OPERATIONS))
         .max(1);
-    let mut start = 0;
     while start < watermark {
         let end = watermark.min(start + tasks * COUNTER_OPERATIONS_MAX);
         let boundary = |task: u64| {
@@ -120,7 +144,7 @@ fn count(
         }
         start = end;
     }
-    Ok(totals)
+    Ok(())
 }
 
 /// Performs operations one after the other, and looks up now and then.
@@ -215,7 +239,8 @@ mod tests {
                     by_slot[slot as usize].push(k);
                 }
             }
-            let replayed = Generations::at(&pattern, slots, watermark);
+            let replayed = Generations::at(&pattern, slots, watermark / 3);
+            let replayed = to_its_end(replayed.forward(watermark, &Unwatched));
             let wanted: HashSet<u64> = [0, slots - 1].into();
             let written = operations(&pattern, &wanted, watermark);
             for slot in 0..slots {

@@ -6,23 +6,25 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use verifier::case::Case;
+use verifier::case::{Case, KnownRun};
 use verifier::evidence::Evidence;
+use verifier::extent::regularity;
+use verifier::held::Missing;
 use verifier::image::{Found, Image};
 use verifier::infer::infer_watermarks;
 use verifier::map::Map;
 use verifier::memory::Moment;
 use verifier::report::{ImageReport, Moved, SCHEMA};
-use verifier::scan::{Scan, scan};
+use verifier::scan::{Scan, scan_against};
 use verifier::verdict::Verdict;
-use workload::PAGE_BYTES;
 use workload::say;
-use workload::spec::{REPLAYED_OPERATIONS_MAX, Workload};
-use workload::stamp::IsaChoice;
+use workload::spec::Workload;
 use workload::units::Bytes;
+use workload::work::Watch;
+use workload::{PAGE_BYTES, PAGE_LINES};
 
 use crate::show::{Progress, faults, heard, notes};
-use crate::sources::Sources;
+use crate::sources::{Computing, Sources};
 
 /// Pages shown of each kind as text; JSON has all.
 const PAGES_SHOWN: usize = 10;
@@ -48,36 +50,35 @@ pub(crate) struct Args {
     /// Write down where the pages were found
     #[arg(long, value_name = "FILE")]
     write_map: Option<PathBuf>,
-    /// What lines are computed with: auto, avx512, avx2 or portable
-    #[arg(long, value_name = "NAME", default_value_t)]
-    isa: IsaChoice,
-    /// Most operations, of all writers together, that are replayed to know memory: patterns that draw at
-    /// random have no other way; 10^9 take some 20 s
-    #[arg(long, value_name = "OPERATIONS", default_value_t = REPLAYED_OPERATIONS_MAX)]
-    replay_limit: u64,
+    #[command(flatten)]
+    computing: Computing,
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
-    args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
+    args.computing.apply()?;
     let cases = args.sources.read()?;
     let image = Image::open(&args.image)?;
     let case = &cases[whose(&cases, &image)];
     let journal = &case.journal;
     let workload = journal.spec.resolve()?;
-    let progress = Progress::new(image.pages());
-    let found = image.find(&workload, |pages| progress.add(pages))?;
-    drop(progress);
+    let progress = Progress::default();
+    progress.expect(image.pages() * PAGE_LINES);
+    let found = image.find(&workload, |pages| progress.done(pages * PAGE_LINES))?;
     let evidence = case.evidence();
     let journalled = evidence.watermarks();
-    workload.check_watermarks_within(&journalled, args.replay_limit)?;
-    let (moment, watermarks) = match evidence.at_rest() {
-        true => (Moment::Exact, journalled),
-        false => (Moment::Stopped, infer_watermarks(&found, &workload, &journalled)),
+    let expected = args.computing.expected(&workload, &journalled, &progress)?;
+    let (moment, expected) = match evidence.at_rest() {
+        true => (Moment::Exact, expected),
+        false => {
+            let watermarks = infer_watermarks(&found, &workload, &expected);
+            (Moment::Stopped, expected.forward(&watermarks, &progress)?)
+        }
     };
-    let scan = scan(&found, &workload, moment, &watermarks, |_| {});
+    let scan = scan_against(&found, &workload, moment, expected, &progress)?;
+    drop(progress);
     let pages = 0..workload.spec().memory.0 / PAGE_BYTES;
     let map = Map::new(journal.run.to_string(), pages.map(|page| found.physical(page)).collect());
     if let Some(path) = &args.write_map {
@@ -90,9 +91,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         .map(|path| Map::read(path, &map).with_context(|| format!("map {}", path.display())));
     let before = before.transpose()?;
     let moved = before.as_ref().map_or(Vec::new(), |before| before.moved(&map));
-    let has_map = before.is_some();
-    let mut report = conclude(&workload, &found, evidence, scan, watermarks, moved, has_map);
-    report.known_runs = cases.iter().filter_map(Case::known).collect();
+    let known: Vec<KnownRun> = cases.iter().filter_map(Case::known).collect();
+    let mut report = conclude(&workload, &found, evidence, scan, moved, before.is_some());
+    report.missing = found.instead(&workload, &report.pages_missing, before.as_ref(), &known);
+    report.known_runs = known;
     let unplaced = before.as_ref().map_or(0, |before| before.unplaced(&map));
     if unplaced > 0 {
         report.verdict = report.verdict.and(Verdict::Inconclusive);
@@ -133,7 +135,6 @@ fn conclude(
     found: &Found<'_>,
     evidence: Evidence,
     scan: Scan,
-    watermarks: Vec<u64>,
     moved: Vec<Moved>,
     has_map: bool,
 ) -> ImageReport {
@@ -184,9 +185,10 @@ fn conclude(
         schema: SCHEMA,
         verdict,
         reasons,
-        watermarks,
+        watermarks: scan.expected.watermarks(),
         pages_found: found.pages(),
         pages_missing: missing,
+        missing: Vec::new(),
         pages_expected_zero: zero_pages,
         older_copies: found.copies.clone(),
         moved,
@@ -208,7 +210,7 @@ fn print_all(
     report: &ImageReport,
 ) -> std::io::Result<()> {
     print_faults(out, found, workload, report)?;
-    print_pages(out, &report.pages_missing, &report.moved, &report.out_of_order)?;
+    print_pages(out, &report.missing, &report.moved, &report.out_of_order)?;
     for reason in &report.reasons {
         writeln!(out, "note: {reason}")?;
     }
@@ -239,18 +241,17 @@ fn print_faults(
 
 fn print_pages(
     out: &mut impl Write,
-    missing: &[u64],
+    missing: &[Missing],
     moved: &[Moved],
     out_of_order: &[Moved],
 ) -> std::io::Result<()> {
-    let stretches: Vec<&[u64]> = missing.chunk_by(|page, next| page + 1 == *next).collect();
-    for stretch in stretches.iter().take(PAGES_SHOWN) {
-        let (first, last) = (stretch[0], stretch[stretch.len() - 1]);
-        let pages = match first == last {
-            true => format!("page {first}"),
-            false => format!("pages {first} to {last}"),
-        };
-        writeln!(out, "{pages} (region {:#x}): MISSING", first * PAGE_BYTES)?;
+    for pages in missing.iter().take(PAGES_SHOWN) {
+        writeln!(out, "{pages}")?;
+    }
+    let places: Vec<(u64, u64)> =
+        missing.iter().map(|m| (m.page * PAGE_BYTES, m.pages * PAGE_BYTES)).collect();
+    for fact in regularity(&places) {
+        writeln!(out, "missing pages have in common: {fact}")?;
     }
     for Moved { page, physical, expected_physical } in moved.iter().take(PAGES_SHOWN) {
         writeln!(

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use verifier::case::{Case, KnownRun};
-use verifier::evidence::Evidence;
+use verifier::evidence::{Evidence, silence};
+use verifier::expected::Expected;
 use verifier::infer::infer_watermarks;
 use verifier::memory::Moment;
 use verifier::report::{SCHEMA, ScanReport};
@@ -18,11 +19,11 @@ use workload::journal::JournalError;
 use workload::region::Region;
 use workload::say;
 use workload::say::Out;
-use workload::spec::{REPLAYED_OPERATIONS_MAX, Workload};
-use workload::stamp::IsaChoice;
+use workload::spec::Workload;
+use workload::work::Unwatched;
 
 use crate::show::{self, Progress};
-use crate::sources::Sources;
+use crate::sources::{Computing, Sources};
 
 /// Longest wait for a running writer's next heartbeat.
 const HEARTBEAT_WAIT: Duration = Duration::from_secs(5);
@@ -40,20 +41,15 @@ pub(crate) struct Args {
     region: PathBuf,
     #[command(flatten)]
     sources: Sources,
-    /// What lines are computed with: auto, avx512, avx2 or portable
-    #[arg(long, value_name = "NAME", default_value_t)]
-    isa: IsaChoice,
-    /// Most operations, of all writers together, that are replayed to know memory: patterns that draw at
-    /// random have no other way; 10^9 take some 20 s
-    #[arg(long, value_name = "OPERATIONS", default_value_t = REPLAYED_OPERATIONS_MAX)]
-    replay_limit: u64,
+    #[command(flatten)]
+    computing: Computing,
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
-    args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
+    args.computing.apply()?;
     let cases = match args.sources.read() {
         Err(error) if is_missing(&error) => {
             say!("verifier: {error}: nothing can be proven; run the workload with --journal");
@@ -73,13 +69,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let case = &cases[Case::whose(&cases, &region, region.pages())];
     let workload = case.journal.spec.resolve()?;
     let evidence = case.evidence();
-    workload.check_watermarks_within(&evidence.watermarks(), args.replay_limit)?;
     // A generator that holds its writers still has said so in the journal.
     let running = region.is_live() && !evidence.at_rest();
     let again = || same(args, case);
     let outcome = match running {
-        true => scan_running(&again, &workload, &region)?,
-        false => scan_at_rest(&again, case, evidence, &workload, &region)?,
+        true => scan_running(args, &again, &workload, &region)?,
+        false => scan_at_rest(args, &again, case, evidence, &workload, &region)?,
     };
     say::report("verifier", |out| print(args, &workload, &outcome, &known, out));
     Ok(outcome.verdict)
@@ -112,6 +107,7 @@ struct Outcome {
 }
 
 fn scan_at_rest(
+    args: &Args,
     again: &dyn Fn() -> anyhow::Result<Case>,
     case: &Case,
     evidence: Evidence,
@@ -119,23 +115,26 @@ fn scan_at_rest(
     region: &Region,
 ) -> anyhow::Result<Outcome> {
     let journalled = evidence.watermarks();
+    let progress = Progress::default();
+    let expected = args.computing.expected(workload, &journalled, &progress)?;
     let mut reasons = Vec::new();
-    let (moment, watermarks, name) = if evidence.at_rest() {
-        (Moment::Exact, journalled, "at rest")
+    let (moment, expected, name) = if evidence.at_rest() {
+        (Moment::Exact, expected, "at rest")
     } else {
-        let inferred = infer_watermarks(region, workload, &journalled);
-        let beyond: u64 = inferred.iter().zip(&journalled).map(|(i, j)| i - j).sum();
-        reasons.push(format!(
-            "the journal does not say where the writers stopped; memory shows {beyond} operations after the last heartbeats"
-        ));
-        (Moment::Stopped, inferred, "stopped without a last word")
+        let inferred = infer_watermarks(region, workload, &expected);
+        reasons.push(silence(&case.journal, &journalled, &inferred));
+        let expected = expected.forward(&inferred, &progress)?;
+        (Moment::Stopped, expected, "stopped without a last word")
     };
-    let scan = look(workload, region, moment, &watermarks);
+    let watermarks = expected.watermarks();
+    let scan = scan::scan_against(region, workload, moment, expected, &progress)?;
+    drop(progress);
     let mut changed = again()?.journal.beats.len() != case.journal.beats.len();
     if !scan.faults.is_empty() {
         // What is wrong and at rest is still wrong in the same way a moment later.
         std::thread::sleep(SECOND_LOOK);
-        let second = scan::scan(region, workload, moment, &watermarks, |_| {});
+        let second =
+            scan::scan_against(region, workload, moment, scan.expected.clone(), &Unwatched)?;
         changed |= second.faults != scan.faults;
     }
     let mut outcome = conclude(workload, evidence, scan, name, watermarks, reasons);
@@ -146,19 +145,17 @@ fn scan_at_rest(
     Ok(outcome)
 }
 
-/// Scans with progress on standard error.
-fn look(workload: &Workload, region: &Region, moment: Moment, watermarks: &[u64]) -> Scan {
-    let progress = Progress::new(region.pages());
-    scan::scan(region, workload, moment, watermarks, |pages| progress.add(pages))
-}
-
 fn scan_running(
+    args: &Args,
     again: &dyn Fn() -> anyhow::Result<Case>,
     workload: &Workload,
     region: &Region,
 ) -> anyhow::Result<Outcome> {
     let before = again()?.evidence().watermarks();
-    let scan = look(workload, region, Moment::Running, &before);
+    let progress = Progress::default();
+    let expected: Expected = args.computing.expected(workload, &before, &progress)?;
+    let scan = scan::scan_against(region, workload, Moment::Running, expected, &progress)?;
+    drop(progress);
     let mut reasons = Vec::new();
     // Everything seen must be accounted for by a watermark that was journalled later.
     let start = Instant::now();

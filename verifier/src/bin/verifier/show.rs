@@ -7,13 +7,15 @@ use verifier::case::KnownRun;
 use verifier::classify::Class;
 use verifier::evidence::Evidence;
 use verifier::extent::{Extent, Faults};
+use verifier::held::Held;
 use workload::say;
 use workload::spec::Workload;
+use workload::work::Watch;
 
 /// Extents shown as text; JSON has all that were kept.
 const EXTENTS_SHOWN: usize = 40;
-/// Fewest pages that are worth a progress line.
-const PROGRESS_PAGES_MIN: u64 = 1 << 18;
+/// Fewest operations and lines that are worth a progress line.
+const PROGRESS_UNITS_MIN: u64 = 1 << 24;
 
 /// Prints faulty extents, a line each, and what they have in common; `place` adds where an
 /// address lies.
@@ -59,8 +61,13 @@ fn holds(extent: &Extent, known: &[KnownRun]) -> String {
             format!(" (holds page {page})")
         }
         Class::OtherRun { place } => {
-            let run = known.iter().find(|known| known.key == place);
-            run.map_or(String::new(), |known| format!(" of run {}", known.run))
+            match Held::of_other(place, extent.address / workload::LINE_BYTES, known) {
+                Held::OtherRun { run: Some(run), page: Some(page), .. } if page == extent.page => {
+                    format!(" of run {run}")
+                }
+                held @ Held::OtherRun { run: Some(_), .. } => format!(" (holds {held})"),
+                _ => String::new(),
+            }
         }
         _ => String::new(),
     }
@@ -114,31 +121,36 @@ pub(crate) fn heard(evidence: &Evidence) -> String {
     format!(" (heard by {}{until})", who.join(", "))
 }
 
-/// A percentage on standard error while much memory is looked at; gone when dropped.
+/// A percentage on standard error while there is much to replay and to look at; gone when dropped.
+#[derive(Default)]
 pub(crate) struct Progress {
-    pages: u64,
+    expected: AtomicU64,
     done: AtomicU64,
-    shown: bool,
+    /// The percentage last shown.
+    shown: AtomicU64,
 }
 
-impl Progress {
-    pub(crate) fn new(pages: u64) -> Self {
-        let shown = pages >= PROGRESS_PAGES_MIN && std::io::stderr().is_terminal();
-        Self { pages, done: AtomicU64::new(0), shown }
+impl Watch for Progress {
+    fn expect(&self, units: u64) {
+        self.expected.fetch_add(units, Ordering::Relaxed);
     }
 
-    pub(crate) fn add(&self, pages: u64) {
-        let before = self.done.fetch_add(pages, Ordering::Relaxed);
-        let percent = |done: u64| done * 100 / self.pages.max(1);
-        if self.shown && percent(before) != percent(before + pages) {
-            say::status(&format!("verifier: {:>3} % looked at", percent(before + pages)));
+    fn done(&self, units: u64) {
+        let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
+        let expected = self.expected.load(Ordering::Relaxed).max(1);
+        let percent = done.saturating_mul(100) / expected;
+        let is_news = self.shown.swap(percent, Ordering::Relaxed) != percent;
+        if expected >= PROGRESS_UNITS_MIN && is_news && std::io::stderr().is_terminal() {
+            say::status(&format!(
+                "verifier: {percent:>3} % of what there is to replay and look at"
+            ));
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown {
+        if *self.shown.get_mut() > 0 && std::io::stderr().is_terminal() {
             say::status("");
         }
     }
