@@ -20,8 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::beat::books::{Books, BooksError, Heard};
 use crate::beat::said::{Kind, Tag};
+use crate::digits::hexadecimal;
 use crate::line::{PlaceKey, StampKey};
-use crate::run::{RunId, hexadecimal};
+use crate::run::RunId;
 use crate::spec::{WRITERS_MAX, WorkloadSpec};
 use crate::units::Bytes;
 

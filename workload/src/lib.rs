@@ -14,6 +14,7 @@ pub mod beat;
 pub mod clock;
 pub mod content;
 pub mod cores;
+mod digits;
 pub mod dirty;
 pub mod exit;
 pub mod fill;

@@ -12,11 +12,10 @@
 //! rewrites is the spec's business, not this module's; how they are stamped and checked at the full
 //! width of the machine is [`crate::stamp`]'s.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
-use crate::run::{RunId, hexadecimal};
+use crate::digits::written_in_digits;
+use crate::run::RunId;
 use crate::{LINE_WORDS, PAGE_LINES};
 
 /// The eight words of a line.
@@ -52,24 +51,7 @@ pub(crate) const BODY: [u64; 6] = [
 #[serde(try_from = "String", into = "String")]
 pub struct PlaceKey(pub u64);
 
-impl fmt::Display for PlaceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl TryFrom<String> for PlaceKey {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        hexadecimal(&text).map(Self).ok_or("a key takes 16 hexadecimal digits, in small letters")
-    }
-}
-
-impl From<PlaceKey> for String {
-    fn from(key: PlaceKey) -> Self {
-        key.to_string()
-    }
-}
+written_in_digits!(PlaceKey, u64, 16, "key");
 
 /// How far the body words of format 2 turn the stamps: neither by whole bytes, nor so that two words
 /// turn them by the same distance from each other.

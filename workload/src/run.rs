@@ -1,10 +1,8 @@
 //! The name of a run.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
+use crate::digits::written_in_digits;
 use crate::fresh;
 
 /// Identifies one run of one workload: in journals, and in every line of its memory.
@@ -19,39 +17,7 @@ impl RunId {
     }
 }
 
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for RunId {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        hexadecimal(text).map(Self).ok_or_else(|| {
-            format!("'{text}' names no run: it takes 16 hexadecimal digits, in small letters")
-        })
-    }
-}
-
-/// Sixteen digits as they are written here, and nothing else that could be read as a number.
-pub(crate) fn hexadecimal(text: &str) -> Option<u64> {
-    let written = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    written.then(|| u64::from_str_radix(text, 16).ok()).flatten()
-}
-
-impl TryFrom<String> for RunId {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<RunId> for String {
-    fn from(run: RunId) -> Self {
-        run.to_string()
-    }
-}
+written_in_digits!(RunId, u64, 16, "run");
 
 #[cfg(test)]
 mod tests {

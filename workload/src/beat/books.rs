@@ -90,10 +90,6 @@ impl Numbers {
     fn end(&self) -> u64 {
         self.0.last().map_or(0, |range| range.end)
     }
-
-    fn missing_below(&self, end: u64) -> u64 {
-        end - self.0.iter().map(|range| range.end.min(end) - range.start.min(end)).sum::<u64>()
-    }
 }
 
 /// What is known of one session.
@@ -477,16 +473,6 @@ impl Books {
         self.sessions.iter().map(hole).collect()
     }
 
-    /// How many lines are known to be missing.
-    pub fn missing(&self) -> u64 {
-        let found = self.found();
-        let missing = |session: &Session| {
-            let lines = session.lines(found.get(&session.id).copied());
-            session.numbers.missing_below(lines.unwrap_or_else(|| session.numbers.end()))
-        };
-        self.sessions.iter().map(missing).sum()
-    }
-
     /// When something happened in a session, by the wall clock, microseconds since 1970. Sessions of
     /// one boot of a host share the clock of the first of them: a clock that steps moves none.
     pub fn wall_us(&self, session: u32, at_us: u64) -> u64 {
@@ -679,11 +665,10 @@ mod tests {
         assert!(doubled.runs[&Tag(7)].heard.iter().all(|heard| heard.beat.kind == Kind::Running));
         let without = |gone: usize| {
             let left: String = (0..7).filter(|i| *i != gone).map(|i| lines[i]).collect();
-            let books = read(&[&left]).unwrap();
-            (books.holes()[0], books.missing())
+            read(&[&left]).unwrap().holes()[0]
         };
-        assert_eq!([without(0), without(3)], [(Some(0), 1), (Some(3), 1)]);
-        assert_eq!(without(6), (Some(6), 0), "nothing says where it ends");
+        assert_eq!([without(0), without(3)], [Some(0), Some(3)]);
+        assert_eq!(without(6), Some(6), "nothing says where it ends");
     }
 
     #[test]

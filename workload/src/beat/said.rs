@@ -8,8 +8,7 @@
 //! `P` and `E` are beats of a guest that stands still. Tag, bits, links and sum are eight hexadecimal
 //! digits, the other numbers decimal; the sum is the low half of XXH3-64 of what stands before it.
 
-use std::fmt;
-use std::str::FromStr;
+use crate::digits::written_in_digits;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,31 +26,7 @@ const INTERVAL_US_MAX: u64 = 60_000_000;
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(pub u32);
 
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
-impl FromStr for Tag {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        hexadecimal(text.as_bytes()).map(Self).ok_or("a tag takes 8 hexadecimal digits")
-    }
-}
-
-impl TryFrom<String> for Tag {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Tag> for String {
-    fn from(tag: Tag) -> Self {
-        tag.to_string()
-    }
-}
+written_in_digits!(Tag, u32, 8, "tag");
 
 /// Whether the guest goes on after a beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -190,7 +165,7 @@ impl Start {
                 return Err(format!("is of journal format {}: use a newer version", short(other)));
             }
         }
-        let tag = next()?.parse().map_err(str::to_owned)?;
+        let tag = next()?.parse()?;
         let interval_us =
             decimal(next()?.as_bytes()).filter(|us| (1..=INTERVAL_US_MAX).contains(us));
         let interval_us = interval_us.ok_or("has an interval of beats that cannot be")?;

@@ -9,6 +9,7 @@
 //! <session> <number> <us since C> Z <lines> <sum>
 //! ```
 
+use crate::digits::written_in_digits;
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,24 +27,7 @@ const NAME_BYTES_MAX: usize = 32;
 #[serde(try_from = "String", into = "String")]
 pub struct SessionId(pub u32);
 
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
-impl TryFrom<String> for SessionId {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        hexadecimal(text.as_bytes()).map(Self).ok_or("a session takes 8 hexadecimal digits")
-    }
-}
-
-impl From<SessionId> for String {
-    fn from(id: SessionId) -> Self {
-        id.to_string()
-    }
-}
+written_in_digits!(SessionId, u32, 8, "session");
 
 /// A name that stands in a line as one word: of a collector, or of a mark.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
