@@ -12,6 +12,8 @@ pub const FAILED: u8 = 3;
 pub const INCONCLUSIVE: u8 = 4;
 /// The handover is unresolved; the VM is stopped.
 pub const UNRESOLVED: u8 = 5;
+/// Done and proven, but something that was asked for beside does not hold.
+pub const WISH: u8 = 6;
 
 /// The table for `--help`.
 pub const HELP: &str = "Exit codes:\n  \
@@ -20,7 +22,22 @@ pub const HELP: &str = "Exit codes:\n  \
     2  bad usage or input\n  \
     3  migration failed or was cancelled, the source still runs (at a receiver: nothing runs here)\n  \
     4  inconclusive: nothing was proven\n  \
-    5  handover unresolved, the VM is stopped";
+    5  handover unresolved, the VM is stopped: it runs nowhere\n  \
+    6  done and proven, but a wish was not met (--strict)";
+
+/// What a code says, in a few words.
+pub fn meaning(code: u8) -> &'static str {
+    match code {
+        PROVEN => "done and proven",
+        WRONG => "memory is wrong",
+        USAGE => "bad usage or input",
+        FAILED => "a migration failed or was cancelled",
+        INCONCLUSIVE => "inconclusive",
+        UNRESOLVED => "a handover is unresolved",
+        WISH => "done and proven, but not as was wished",
+        _ => "unknown",
+    }
+}
 
 /// An error and its causes in one line; a cause that a message tells already is not repeated.
 pub fn one_line(error: &dyn std::error::Error) -> String {

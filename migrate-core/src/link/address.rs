@@ -16,7 +16,15 @@ pub struct HostPort {
     addresses: Vec<SocketAddr>,
 }
 
+/// The port where none is said.
+pub const DEFAULT_PORT: u16 = 7400;
+
 impl HostPort {
+    /// The host as it was written: a name, or an address without its brackets.
+    pub fn host(&self) -> &str {
+        split(&self.text).map_or(self.text.as_str(), |(host, _)| host)
+    }
+
     /// Every address, in the order in which they are tried; at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -57,7 +65,9 @@ impl FromStr for HostPort {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let mut addresses = Vec::new();
-        for address in look_up(text).map_err(|why| format!("{why}; use HOST:PORT"))? {
+        for address in look_up(text)
+            .map_err(|why| format!("{why}; use HOST:PORT, or HOST for port {DEFAULT_PORT}"))?
+        {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -72,11 +82,28 @@ impl FromStr for HostPort {
 /// The system is asked for the host without its brackets, because it knows a scope by its name
 /// (`fe80::1%eth0`) where the standard library knows but its number.
 fn look_up(text: &str) -> Result<impl Iterator<Item = SocketAddr>, String> {
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' has no port"))?;
-    let port: u16 = port.parse().map_err(|_| format!("'{port}' in '{text}' is no port"))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let (bare, port) = split(text)?;
     let found: io::Result<_> = (bare, port).to_socket_addrs();
     found.map_err(|e| format!("'{text}' is no address ({e})"))
+}
+
+/// The host without its brackets, and the port.
+fn split(text: &str) -> Result<(&str, u16), String> {
+    let bare =
+        |host: &'_ str| -> usize { usize::from(host.starts_with('[') && host.ends_with(']')) };
+    let (host, port) = match text.rsplit_once(':') {
+        // An address of IPv6 in its brackets, or a name.
+        _ if bare(text) == 1 => (text, DEFAULT_PORT),
+        None if text.bytes().all(|b| b.is_ascii_digit()) => {
+            return Err(format!("'{text}' has no host"));
+        }
+        None => (text, DEFAULT_PORT),
+        Some((host, port)) => {
+            (host, port.parse().map_err(|_| format!("'{port}' in '{text}' is no port"))?)
+        }
+    };
+    let edge = bare(host);
+    Ok((&host[edge..host.len() - edge], port))
 }
 
 /// Whether what is sent there stays on this machine.
@@ -103,18 +130,30 @@ mod tests {
             ("[fe80::1%1]:7400", "[fe80::1%1]:7400"),
             ("[fe80::1%lo]:7400", "[fe80::1%1]:7400"),
             ("[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:1"),
+            ("127.0.0.1", "127.0.0.1:7400"),
+            ("[::1]", "[::1]:7400"),
         ] {
             assert_eq!(addresses(text), Ok(vec![wanted.to_owned()]), "{text}");
         }
         assert!(addresses("localhost:7400").unwrap().contains(&"127.0.0.1:7400".to_owned()));
         for (text, why) in [
-            ("7400", "no port"),
+            ("7400", "no host"),
+            ("", "no host"),
             ("host:", "no port"),
             ("host:99999", "no port"),
             ("[fe80::1%nosuch]:1", "no address"),
         ] {
             let error = addresses(text).unwrap_err();
             assert!(error.contains(why) && error.contains("use HOST:PORT"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_what_was_typed() {
+        for (text, host) in
+            [("localhost:1", "localhost"), ("localhost", "localhost"), ("[::1]:1", "::1")]
+        {
+            assert_eq!(text.parse::<HostPort>().unwrap().host(), host);
         }
     }
 

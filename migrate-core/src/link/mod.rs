@@ -38,6 +38,9 @@ const KEEPALIVE_RANGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_s
 pub struct LinkSettings {
     /// Certificates for mutual TLS.
     pub identity: Option<Identity>,
+    /// The name that the peer's certificate must be of; `None` for its address. A name is what its
+    /// user typed, and not what somebody's resolver made of it.
+    pub peer_name: Option<String>,
     /// Whether an unprotected link beyond loopback is wanted.
     pub exposure: Exposure,
     /// Longest silence or stall before a link counts as lost, within [`TIMEOUT_RANGE`].
@@ -59,6 +62,7 @@ impl Default for LinkSettings {
     fn default() -> Self {
         Self {
             identity: None,
+            peer_name: None,
             exposure: Exposure::LoopbackOnly,
             timeout: Duration::from_secs(4),
             congestion: Congestion::Auto,
@@ -140,7 +144,9 @@ fn call(
     let stream = TcpStream::from(socket);
     settings.tune(&stream).map_err(failed)?;
     let channel = match &settings.identity {
-        Some(identity) => Channel::tls(stream, identity.connect(peer)?)?,
+        Some(identity) => {
+            Channel::tls(stream, identity.connect(peer, settings.peer_name.as_deref())?)?
+        }
         None => Channel::plain(stream),
     };
     let lost = |source| Error::Link { doing: "shaking hands", source };

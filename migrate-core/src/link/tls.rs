@@ -85,8 +85,18 @@ impl Identity {
         authorities.into_iter().chain(self.expiries(side.certificate(), now)).collect()
     }
 
-    pub(super) fn connect(&self, peer: SocketAddr) -> Result<rustls::Connection, Error> {
-        let name = ServerName::from(peer.ip());
+    /// A connection to a peer, whose certificate must be of this name or, without one, of its address.
+    pub(super) fn connect(
+        &self,
+        peer: SocketAddr,
+        name: Option<&str>,
+    ) -> Result<rustls::Connection, Error> {
+        let name = match name {
+            Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| {
+                Error::Tls(format!("'{name}' is no name that a certificate can have"))
+            })?,
+            None => ServerName::from(peer.ip()),
+        };
         let config = Arc::new(self.client_config()?);
         Ok(ClientConnection::new(config, name).map_err(tls)?.into())
     }

@@ -21,7 +21,7 @@ const HIGH_PERIODS: u32 = 2;
 const INITIAL_PERCENT: u32 = 20;
 const INCREMENT_PERCENT: u32 = 10;
 const MAX_PERCENT: u32 = 99;
-const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtime";
+const ADVICE: &str = "use --policy adaptive, a faster link, or a longer --downtime";
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AutoConverge {

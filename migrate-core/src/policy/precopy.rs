@@ -10,7 +10,7 @@ use super::{Action, Event, GiveUp, Policy, Settings, Time};
 
 /// Rounds without a new smallest rest after which going on is of no use.
 const STALLED_ROUNDS: u32 = 4;
-const ADVICE: &str = "use --policy vmotion, a faster link, or a longer --downtime";
+const ADVICE: &str = "use --policy adaptive, a faster link, or a longer --downtime";
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Precopy {

@@ -63,6 +63,9 @@ pub struct BenchReport {
     pub runs: Vec<BenchRun>,
     /// One per workload; empty if a migration failed.
     pub ratios: Vec<RatioReport>,
+    /// Whether each ratio agrees with the model at the parameters that were measured, and is near the
+    /// paper's; null where neither says anything.
+    pub reproduced: Option<bool>,
     /// The worst verdict.
     pub verdict: RunVerdict,
     /// Exit code of the command.

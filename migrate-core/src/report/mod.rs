@@ -14,8 +14,8 @@ pub use attempt::{Contents, Decision, Downtime, MigrationReport, Overrun, RoundR
 #[cfg(feature = "builtin")]
 pub use bench::{BenchReport, BenchRun, RatioReport};
 #[cfg(feature = "builtin")]
-pub use run::{GuestCost, ReceiveReport, RunReport, RunVerdict};
+pub use run::{GuestCost, ReceiveReport, RunReport, RunVerdict, Witnesses};
 pub use status::{Phase, Status, StatusKind};
 
 /// Version of every type of this module.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use verifier::evidence::Gap;
 use verifier::verdict::Verdict;
 use workload::spec::WorkloadSpec;
 
@@ -82,8 +83,9 @@ pub struct RunReport {
     pub proof: Option<Proof>,
     /// The scan at the source after the last attempt failed.
     pub source_scan: Option<Scanned>,
-    /// Longest time between two heartbeats in the journal, in milliseconds, if there was one.
-    pub journal_gap_ms: Option<f64>,
+    /// How long the guest stood still at the change of hosts, by those who did not do it; null if it
+    /// did not migrate.
+    pub witnesses: Option<Witnesses>,
     /// What the migration cost its guest; null if there was none.
     pub guest: Option<GuestCost>,
     /// The migration beside what was possible; null if there was none.
@@ -94,6 +96,41 @@ impl RunReport {
     /// The last attempt, by which the run is judged.
     pub fn last(&self) -> Option<&MigrationReport> {
         self.attempts.last()
+    }
+}
+
+/// What was felt and seen of the change of hosts, without the proof that was made in it, and what else
+/// was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Witnesses {
+    /// From the last vCPU standing still to the first running, in milliseconds, by the hosts' wall
+    /// clocks; null where those differ by more than that can have been.
+    pub felt_ms: Option<f64>,
+    /// Between the last heartbeat from the source and the first from the destination, in milliseconds,
+    /// by the journal's clock; null where no journal heard both.
+    pub seen_ms: Option<f64>,
+    /// Longest time between two heartbeats that is not the change of hosts; null without a journal.
+    pub longest_other_gap_ms: Option<f64>,
+}
+
+impl Witnesses {
+    /// What the guest felt of a migration, as was testified.
+    pub(crate) fn of(report: &RunReport) -> Self {
+        let proof_ms = report.last().map_or(0.0, |m| m.downtime.proof_ms);
+        let testimony = report.proof.as_ref().and_then(|proof| proof.testimony.as_ref());
+        let felt = testimony.and_then(|testimony| testimony.felt_gap_ms);
+        let felt_ms = felt.map(|felt| (felt - proof_ms).max(0.0));
+        Self { felt_ms, seen_ms: None, longest_other_gap_ms: None }
+    }
+
+    /// What a journal's gaps show beside.
+    pub(crate) fn see(&mut self, gaps: &[Gap], proof_ms: f64) {
+        let longest = |changed: bool| {
+            let gaps = gaps.iter().filter(|gap| gap.changed_epoch == changed);
+            gaps.map(|gap| gap.length_ms).max_by(f64::total_cmp)
+        };
+        self.seen_ms = longest(true).map(|seen| (seen - proof_ms).max(0.0));
+        self.longest_other_gap_ms = longest(false);
     }
 }
 
@@ -119,15 +156,17 @@ pub struct GuestCost {
     pub write_p999_during_us: Option<f64>,
 }
 
-/// What a receiver reports of a guest that came.
+/// What a receiver reports of a guest that came, or did not.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReceiveReport {
     /// Version of this format.
     pub schema: u32,
-    /// The migration's id, 32 hexadecimal digits.
-    pub migration: String,
-    /// Hosts the guest has left.
-    pub epoch: u64,
+    /// The migration's id, 32 hexadecimal digits; null if none began.
+    pub migration: Option<String>,
+    /// Who sent it.
+    pub peer: Option<String>,
+    /// Hosts the guest has left; null if it is not known.
+    pub epoch: Option<u64>,
     /// Pages received, zero pages and repeats included.
     pub pages: u64,
     /// Whether the guest runs, or ran, here.
@@ -143,8 +182,10 @@ pub struct ReceiveReport {
     pub status: Status,
     /// CPU time of the receiver while pages came in, in milliseconds.
     pub cpu_ms: f64,
-    /// The scans.
-    pub testimony: Testimony,
+    /// The scans; null if the guest did not come.
+    pub testimony: Option<Testimony>,
+    /// Exit code of the command.
+    pub exit_code: u8,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod cost;
 use std::time::{Duration, Instant};
 
 use verifier::case::Case;
+use verifier::evidence::gaps;
 use verifier::verdict::Verdict;
 use workload::heartbeat::End;
 use workload::stats::Stats;
@@ -20,7 +21,7 @@ use crate::predict::bound::Optimality;
 use crate::proto::EARLIER_MAX;
 use crate::proto::hello::MigrationId;
 use crate::report::{
-    GuestCost, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind,
+    GuestCost, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind, Witnesses,
 };
 use crate::source::{self, Migrated, Notes, SourceSettings, Withdrawal};
 
@@ -140,6 +141,7 @@ impl Trial {
             let stats = (&before, &ended.stats);
             report.guest = report.last().map(|last| self.cost(last, stats, &attempts.timeline));
         }
+        report.witnesses = migrated.then(|| Witnesses::of(&report));
         self.hold_against_journal(&mut report);
         Ok(judged(report))
     }
@@ -216,7 +218,7 @@ impl Trial {
             attempts: std::mem::take(&mut attempts.reports),
             proof: None,
             source_scan: None,
-            journal_gap_ms: None,
+            witnesses: None,
             guest: None,
             optimality: None,
         }
@@ -312,11 +314,10 @@ impl Trial {
         match self.guest.journal.as_deref().map(Case::read) {
             Some(Ok(case)) => {
                 let evidence = case.evidence();
-                // Of a guest that left, the gap is seen by whoever heard both sides.
-                let epochs = case.journal.beats.iter().map(|beat| beat.epoch);
-                let heard_there = epochs.max().is_some_and(|epoch| epoch > 0);
-                report.journal_gap_ms =
-                    (!report.migrated || heard_there).then_some(evidence.longest_gap_ms);
+                if let Some(witnesses) = &mut report.witnesses {
+                    let proof_ms = report.attempts.last().map_or(0.0, |m| m.downtime.proof_ms);
+                    witnesses.see(&gaps(&case.journal, Duration::ZERO), proof_ms);
+                }
                 for wrong in evidence.wrong() {
                     report.memory = Verdict::Wrong;
                     report.reasons.push(wrong);

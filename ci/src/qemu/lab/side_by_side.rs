@@ -124,14 +124,12 @@ fn ours(hosts: &Hosts, guest: &str) -> anyhow::Result<Line> {
     receiver.0.wait()?;
     let report = report_of(&output)?;
     let attempt = report.last().context("the sender tried nothing")?;
-    let proof_ms = attempt.downtime.proof_ms;
-    let testimony = report.proof.as_ref().and_then(|proof| proof.testimony.as_ref());
+    let witnesses = report.witnesses.context("the guest did not migrate")?;
     Ok(Line {
         total_s: attempt.migration_ms / 1e3,
         claimed_ms: attempt.downtime.total_ms,
-        // Both include the proof, which is not the migration's.
-        felt_ms: testimony.and_then(|testimony| Some(testimony.felt_gap_ms? - proof_ms)),
-        seen_ms: report.journal_gap_ms.context("there is no journal")? - proof_ms,
+        felt_ms: witnesses.felt_ms,
+        seen_ms: witnesses.seen_ms.context("the journal did not hear both hosts")?,
         rounds: attempt.rounds.len() as u64,
         megabytes: attempt.wire_bytes as f64 / 1e6,
         slowed_percent: slowed(report.rate_achieved),

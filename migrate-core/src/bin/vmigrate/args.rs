@@ -1,5 +1,6 @@
 //! Options that several commands share.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,8 @@ use migrate_core::link::{Exposure, LinkSettings, TIMEOUT_RANGE};
 use migrate_core::operator::{Desk, StateDirectory};
 use workload::say;
 use workload::units::{format_duration, parse_duration};
+
+use crate::show::Detail;
 
 /// A certificate that ends sooner should be on somebody's mind.
 const EXPIRY_WORTH_A_WORD: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -30,6 +33,15 @@ pub(crate) struct LinkArgs {
 }
 
 impl LinkArgs {
+    /// What keeps others from the link to these addresses, in a word.
+    pub(crate) fn protection(&self, peers: &[SocketAddr]) -> &'static str {
+        match (&self.tls_dir, peers.iter().all(|peer| peer.ip().is_loopback())) {
+            (Some(_), _) => "mutual TLS",
+            (None, true) => "loopback",
+            (None, false) => "INSECURE",
+        }
+    }
+
     /// Checks what can be checked before anything is started.
     pub(crate) fn resolve(&self, side: Side) -> anyhow::Result<LinkSettings> {
         anyhow::ensure!(
@@ -56,6 +68,26 @@ impl LinkArgs {
             timeout: self.link_timeout,
             ..LinkSettings::default()
         })
+    }
+}
+
+/// What is told, and to whom.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TellArgs {
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Tell rounds, pages, decisions and the optimum as well
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Keep the JSON in this folder, named by date and time; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+impl TellArgs {
+    pub(crate) fn detail(&self) -> Detail {
+        Detail::of(self.verbose)
     }
 }
 

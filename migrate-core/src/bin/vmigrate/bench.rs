@@ -26,14 +26,17 @@ use migrate_core::report::{
 use migrate_core::source::SourceSettings;
 use migrate_core::trial::Trial;
 use workload::profile::{PatternSpec, Profile};
-use workload::say::Out;
 use workload::spec::WorkloadSpec;
-use workload::units::{Bytes, Rate, number};
+use workload::units::{Bytes, Rate};
 use workload::{exit, interrupt, machine, say};
 
-use crate::args::StateArgs;
-use crate::output::{print_json, print_run};
+use crate::args::{StateArgs, TellArgs};
+use crate::console::Console;
+use crate::output::{Kept, print_json};
 use crate::send::{EngineArgs, migrate};
+use crate::show;
+use crate::show::Detail;
+use crate::show::bench::Plan;
 use workload::line::PageFormat;
 
 /// The SDPS share that explains both of the white paper's figures.
@@ -106,9 +109,11 @@ pub(crate) struct Args {
     seed: u64,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Print the report as JSON on standard output
+    /// Exit with 6 where a ratio does not agree with the model and the paper
     #[arg(long)]
-    json: bool,
+    strict: bool,
+    #[command(flatten)]
+    told: TellArgs,
     #[command(flatten)]
     state: StateArgs,
 }
@@ -135,6 +140,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.engine.check_guest()?;
     let desk = args.state.desk()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
+    let kept = Kept::open(args.told.out.as_deref(), "bench");
     let workloads = match args.rate {
         Some(rate) => vec![(rate.0 as f64 / slow.0 as f64, None)],
         None => args.reading.workloads().to_vec(),
@@ -144,23 +150,53 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         reading: args.reading.name().to_owned(),
         runs: Vec::new(),
         ratios: Vec::new(),
+        reproduced: None,
         verdict: RunVerdict::Inconclusive,
         exit_code: exit::PROVEN,
     };
+    let policies = args.policies();
+    let cases = workloads.len() * policies.len() * args.iterations as usize * 2;
+    let expected = workloads.iter().flat_map(|(r, _)| [slow, fast].map(|link| (*r, link)));
+    let expected: f64 = expected.map(|(r, link)| expected_s(memory, r, slow, link)).sum();
+    let plan = Plan {
+        migrations: cases,
+        memory,
+        links: [slow, fast],
+        expected: Duration::from_secs_f64(
+            expected * policies.len() as f64 * f64::from(args.iterations),
+        ),
+    };
+    if !args.told.json {
+        say::report("vmigrate", |out| show::bench::plan(out, &plan));
+    }
     for (r, paper) in workloads {
-        for policy in args.policies() {
+        for policy in policies.iter().copied() {
             for iteration in 1..=args.iterations {
                 for link in [slow, fast] {
-                    let run = one(args, &desk, policy, memory, r, slow, link)?;
-                    if !args.json {
+                    let number = report.runs.len() + 1;
+                    let rate = Rate((r * slow.0 as f64) as u64);
+                    let who = (policies.len() > 1).then_some(policy);
+                    let name = show::bench::name(number, cases, rate, link, who);
+                    let wanted = One { policy, memory, rate, slow, link, name: name.clone() };
+                    let journal =
+                        kept.as_ref().map(|kept| kept.path(&format!(".{number}.journal")));
+                    let run = one(args, &desk, &wanted, journal.as_deref())?;
+                    let link = link.0;
+                    let done = BenchRun { policy, r_wanted: r, link, iteration, run };
+                    if !args.told.json {
                         say::report("vmigrate", |out| {
-                            title(out, r, link, iteration)?;
-                            print_run(out, &run)
+                            show::bench::line(out, &name, &done)?;
+                            match args.told.detail() {
+                                Detail::All => show::details::print(out, &done.run),
+                                Detail::Answer => Ok(()),
+                            }
                         });
                     }
-                    report.exit_code = worse(report.exit_code, run.exit_code);
-                    let link = link.0;
-                    report.runs.push(BenchRun { policy, r_wanted: r, link, iteration, run });
+                    report.exit_code = worse(report.exit_code, done.run.exit_code);
+                    report.runs.push(done);
+                    if let Some(kept) = &kept {
+                        kept.keep_quietly(&report);
+                    }
                     if interrupt::count() > 0 {
                         say!("vmigrate: cancelled");
                         return Ok(exit::FAILED);
@@ -172,11 +208,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     report.verdict =
         report.runs.iter().map(|run| run.run.verdict).max().unwrap_or(RunVerdict::Inconclusive);
-    say::report("vmigrate", |out| match args.json {
+    report.reproduced = report.ratios.iter().filter_map(show::bench::agrees).reduce(|a, b| a && b);
+    if args.strict && report.exit_code == exit::PROVEN && report.reproduced == Some(false) {
+        report.exit_code = exit::WISH;
+    }
+    if let Some(kept) = &kept {
+        kept.keep(&report);
+    }
+    say::report("vmigrate", |out| match args.told.json {
         true => print_json(out, &report),
-        false => summary(out, &report),
+        false => {
+            show::bench::summary(out, &report, [slow, fast])?;
+            writeln!(out, "exit {}: {}", report.exit_code, exit::meaning(report.exit_code))
+        }
     });
     Ok(report.exit_code)
+}
+
+/// Seconds that one migration should take by the model, with what goes before and comes after it.
+fn expected_s(memory: Bytes, r: f64, slow: Rate, link: Rate) -> f64 {
+    const BESIDE_S: f64 = 3.0;
+    let dirtied = r * slow.0 as f64;
+    model_time(memory.0 as f64, link.0 as f64, dirtied, BETA) + BESIDE_S
 }
 
 /// One is wrong before one failed before one proved nothing.
@@ -191,20 +244,24 @@ fn worse(a: u8, b: u8) -> u8 {
     if rank(a) >= rank(b) { a } else { b }
 }
 
-fn title(out: &mut Out, r: f64, link: Rate, iteration: u32) -> io::Result<()> {
-    writeln!(out, "stream at r = {r:.3} over {}, iteration {iteration}", link.as_bits())
+/// One migration of the experiment.
+struct One {
+    policy: PolicyKind,
+    memory: Bytes,
+    rate: Rate,
+    slow: Rate,
+    link: Rate,
+    name: String,
 }
 
-/// One migration to a receiver process of its own.
+/// Carries it out, to a receiver process of its own; the journal may be kept.
 fn one(
     args: &Args,
     desk: &Arc<Desk>,
-    policy: PolicyKind,
-    memory: Bytes,
-    r: f64,
-    slow: Rate,
-    link: Rate,
+    wanted: &One,
+    journal: Option<&Path>,
 ) -> anyhow::Result<RunReport> {
+    let One { policy, memory, rate, slow, link, .. } = *wanted;
     let directory = std::env::temp_dir().join(format!("vmigrate-bench-{}", std::process::id()));
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -214,7 +271,7 @@ fn one(
         let trial = Trial {
             guest: GuestSettings {
                 machine: engine.guest,
-                rate: Some(Rate((r * slow.0 as f64) as u64)),
+                rate: Some(rate),
                 proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
                 journal: Some(receiver.journal.clone()),
                 ..GuestSettings::of(WorkloadSpec {
@@ -258,7 +315,14 @@ fn one(
             retry: 0,
             linger: Duration::from_millis(500),
         };
-        migrate(&trial)
+        let console = Console::of_one(args.told.detail(), wanted.name.clone());
+        let report = migrate(&trial, console);
+        if let Some(path) = journal
+            && let Err(error) = std::fs::copy(&receiver.journal, path)
+        {
+            say!("vmigrate: cannot keep {}: {error}", path.display());
+        }
+        report
     });
     let _ = std::fs::remove_dir_all(&directory);
     result
@@ -388,47 +452,4 @@ fn mean_of_some(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 fn model_time(m: f64, b: f64, d: f64, beta: f64) -> f64 {
     let rho = d / b;
     m / b * (1.0 + rho.min(1.0) / (1.0 - rho.min(beta)))
-}
-
-fn summary(out: &mut Out, report: &BenchReport) -> io::Result<()> {
-    writeln!(out)?;
-    if !report.ratios.is_empty() {
-        writeln!(
-            out,
-            "    r (asked)     k    beta     slow      fast    ratio   model   paper  ratio/model"
-        )?;
-    }
-    // Who decided is said where there is more than one.
-    let several = report.ratios.iter().any(|x| x.policy != report.ratios[0].policy);
-    for x in &report.ratios {
-        let beta = x.beta.map_or("   -".to_owned(), |b| format!("{b:.3}"));
-        let paper = x.paper.map_or("-".to_owned(), |paper| format!("{paper:.1}x"));
-        writeln!(
-            out,
-            "{:>5} ({:.3}) {:>5} {beta:>7} {:>7.2} s {:>7.2} s {:>7}x {:>6}x {paper:>7} {:>10}",
-            number(x.r, 3),
-            x.r_wanted,
-            number(x.k, 2),
-            x.slow_ms / 1e3,
-            x.fast_ms / 1e3,
-            number(x.measured, 2),
-            number(x.model, 2),
-            number(x.measured / x.model, 2)
-        )?;
-        if several {
-            writeln!(
-                out,
-                "    {}: the guest lost {:.2} s over the slow link, {:.2} s over the fast one",
-                x.policy.name(),
-                x.slow_lost_ms / 1e3,
-                x.fast_lost_ms / 1e3
-            )?;
-        }
-        if let Some(spread) = x.spread {
-            writeln!(out, "    spread of the ratio over iterations: {spread:.2}")?;
-        }
-    }
-    // Of one that did not happen the source's memory may be proven; the migration is not.
-    let proven = report.runs.iter().filter(|r| r.run.exit_code == exit::PROVEN).count();
-    writeln!(out, "{proven} of {} migrations PROVEN: {}", report.runs.len(), report.verdict)
 }

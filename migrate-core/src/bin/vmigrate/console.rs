@@ -5,30 +5,64 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use migrate_core::memory::PAGE_BYTES;
+use migrate_core::report::Phase;
 use migrate_core::trial::{self, Step};
 use migrate_core::{destination, source};
 use workload::units::{Bytes, Rate};
 use workload::{interrupt, say};
 
+use crate::show::Detail;
+
 /// Time between plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How far a guest came that is on its way here.
+#[derive(Clone, Debug)]
+pub(crate) struct Arriving {
+    pub(crate) peer: Option<String>,
+    pub(crate) migration: Option<String>,
+    pub(crate) phase: Phase,
+}
 
 /// Says on standard error what goes on, and hears Ctrl-C.
 pub(crate) struct Console {
     bar: Option<ProgressBar>,
+    detail: Detail,
+    /// What is under way, where that is not the only thing.
+    title: Option<String>,
+    arriving: Arriving,
     round: u32,
     shown: Instant,
 }
 
 impl Console {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(detail: Detail) -> Self {
+        Self::titled(detail, None)
+    }
+
+    /// Of one of several migrations: what each of them does at its begin and its end goes without
+    /// saying.
+    pub(crate) fn of_one(detail: Detail, title: String) -> Self {
+        Self::titled(detail, Some(title))
+    }
+
+    fn titled(detail: Detail, title: Option<String>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix:>9} [{bar:12}] {msg}")
+            let template = match title {
+                Some(_) => "> {msg}",
+                None => "{prefix:>9} [{bar:12}] {msg}",
+            };
+            let style = ProgressStyle::with_template(template)
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
             ProgressBar::new(1).with_style(style)
         });
-        Self { bar, round: 0, shown: Instant::now() }
+        let arriving = Arriving { peer: None, migration: None, phase: Phase::Setup };
+        Self { bar, detail, title, arriving, round: 0, shown: Instant::now() }
+    }
+
+    pub(crate) fn arriving(&self) -> &Arriving {
+        &self.arriving
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -45,9 +79,26 @@ impl Console {
     }
 }
 
+/// The share of what was sent that a round can leave at most, where a throttle holds the guest.
+const LEFT_MOST: f64 = 0.914;
+
+/// How long it may still take: this round, and those that follow if each leaves the share that this
+/// one leaves. Nothing while there is nothing to go by.
+fn to_go(remaining_pages: u64, owed_pages: u64, send_rate: f64, dirty_rate: f64) -> String {
+    if send_rate < 1.0 || !dirty_rate.is_finite() {
+        return String::new();
+    }
+    let seconds = |pages: f64| pages * PAGE_BYTES as f64 / send_rate;
+    let share = (dirty_rate / send_rate).min(LEFT_MOST);
+    let (remaining, owed) = (remaining_pages as f64, owed_pages as f64);
+    let after = (owed + remaining * share) / (1.0 - share);
+    format!("  ~{:.0} s", seconds(remaining + after))
+}
+
 impl source::Observer for Console {
     fn progress(&mut self, progress: source::Progress) {
         match progress {
+            source::Progress::Setup if self.title.is_some() => {}
             source::Progress::Setup => self.say("connecting; the destination prepares its memory"),
             source::Progress::Round {
                 round,
@@ -65,26 +116,34 @@ impl source::Observer for Console {
                             self.round = round;
                         }
                         bar.set_position(bar.length().unwrap_or(0).saturating_sub(remaining_pages));
-                        // Fits 80 columns.
-                        bar.set_message(format!(
-                            "{} left, {:.0} sent, {:.0} dirtied MB/s, held {:.0} %",
-                            Bytes(remaining_pages * PAGE_BYTES),
-                            send_rate / 1e6,
-                            dirty_rate / 1e6,
-                            held_share * 100.0
-                        ));
+                        let left = Bytes(remaining_pages * PAGE_BYTES);
+                        let held = held_share * 100.0;
+                        let to_go = to_go(remaining_pages, owed_pages, send_rate, dirty_rate);
+                        // Both fit 80 columns.
+                        bar.set_message(match &self.title {
+                            Some(title) => {
+                                format!("{title}  round {round}  {left} left  held {held:.0} %{to_go}")
+                            }
+                            None => format!(
+                                "{left} left, {:.0} sent, {:.0} dirtied MB/s, held {held:.0} %{to_go}",
+                                send_rate / 1e6,
+                                dirty_rate / 1e6,
+                            ),
+                        });
                     }
                     None if self.shown.elapsed() > LINE_INTERVAL => {
                         self.shown = Instant::now();
                         let text = format!(
-                            "{} left, {} owed, {} sent, {} dirtied, throttle {:.0} %",
+                            "{} left, {} owed, {} sent, {} dirtied, throttle {:.0} %{}",
                             Bytes(remaining_pages * PAGE_BYTES),
                             Bytes(owed_pages * PAGE_BYTES),
                             Rate(send_rate as u64),
                             Rate(dirty_rate as u64),
-                            held_share * 100.0
+                            held_share * 100.0,
+                            to_go(remaining_pages, owed_pages, send_rate, dirty_rate)
                         );
-                        self.say(&format!("round {round}: {text}"));
+                        let title = self.title.as_ref().map_or(String::new(), |t| format!("{t}, "));
+                        self.say(&format!("{title}round {round}: {text}"));
                     }
                     None => {}
                 }
@@ -116,7 +175,9 @@ impl source::Observer for Console {
     }
 
     fn decided(&mut self, what: &str) {
-        self.say(what);
+        if self.detail == Detail::All {
+            self.say(what);
+        }
     }
 
     fn interrupts(&self) -> usize {
@@ -143,12 +204,22 @@ impl destination::Observer for Console {
     fn progress(&mut self, progress: destination::Progress) {
         match progress {
             destination::Progress::Rejected { what } => self.say(&format!("turned away {what}")),
-            destination::Progress::Setup { peer, migration, pages } => self.say(&format!(
-                "migration {migration} from {peer}: preparing {}",
-                Bytes(pages * PAGE_BYTES)
-            )),
-            destination::Progress::Receiving => self.say("receiving"),
-            destination::Progress::Prepared => self.say("complete and checked; ready to run"),
+            destination::Progress::Setup { peer, migration, pages } => {
+                let (from, id) = (Some(peer.to_string()), Some(migration.to_string()));
+                self.arriving = Arriving { peer: from, migration: id, phase: Phase::Setup };
+                self.say(&format!(
+                    "migration {migration} from {peer}: preparing {}",
+                    Bytes(pages * PAGE_BYTES)
+                ));
+            }
+            destination::Progress::Receiving => {
+                self.arriving.phase = Phase::Copying;
+                self.say("receiving");
+            }
+            destination::Progress::Prepared => {
+                self.arriving.phase = Phase::Handover;
+                self.say("complete and checked; ready to run");
+            }
             destination::Progress::Unresolved { migration, since } if since.is_zero() => {
                 self.say(&format!(
                     "the source of {migration} was lost; keeping the guest stopped until it is back"

@@ -7,6 +7,8 @@ mod output;
 mod receive;
 mod resolve;
 mod send;
+mod show;
+mod tls_init;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ enum Command {
     Switch(resolve::CancelArgs),
     /// Decide where a guest runs whose handover nobody can finish
     Resolve(resolve::Args),
+    /// Make certificates for both sides of a link
+    TlsInit(tls_init::Args),
     /// Print the JSON schema of a command's --json output
     Schema(output::SchemaArgs),
 }
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Set(args) => resolve::set(&args),
         Command::Switch(args) => resolve::switch(&args),
         Command::Resolve(args) => resolve::run(&args),
+        Command::TlsInit(args) => tls_init::run(&args),
         Command::Schema(args) => output::schema(&args),
     };
     match result {

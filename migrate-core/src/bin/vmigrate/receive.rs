@@ -1,6 +1,6 @@
 //! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,14 +16,15 @@ use migrate_core::link::address::HostPort;
 use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Side;
 use migrate_core::report::{ReceiveReport, RunVerdict, SCHEMA, Status};
+use verifier::verdict::Verdict;
 use workload::heartbeat::End;
-use workload::say::Out;
 use workload::units::parse_duration;
 use workload::{exit, interrupt, say};
 
-use crate::args::{LinkArgs, StateArgs};
-use crate::console::Console;
-use crate::output::print_json;
+use crate::args::{LinkArgs, StateArgs, TellArgs};
+use crate::console::{Arriving, Console};
+use crate::output::{Kept, print_json};
+use crate::show;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
@@ -45,9 +46,8 @@ pub(crate) struct Args {
     /// Keep guests' memory on huge pages, which must have been reserved
     #[arg(long)]
     huge_pages: bool,
-    /// Print the report as JSON on standard output
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    told: TellArgs,
     /// Print the address that is listened on as the first line of standard output
     #[arg(long, hide = true)]
     announce: bool,
@@ -66,7 +66,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.announce {
         say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
-    let mut console = Console::new();
+    let detail = args.told.detail();
+    let mut console = Console::new(detail);
     console.say(&format!("listening on {address}"));
     let settings = DestinationSettings {
         arrival_timeout: args.wait,
@@ -80,21 +81,41 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         traces: args.traces.clone(),
         huge_pages: args.huge_pages,
     };
-    match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
-        Ok(arrived) => {
-            let report = prove(arrived, &console)?;
-            console.clear();
-            say::report("vmigrate", |out| print(args, &report, out));
-            Ok(report.memory.exit_code())
-        }
+    let report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
+        Ok(arrived) => prove(arrived, &console)?,
         Err(error) => {
-            console.clear();
             say!("vmigrate: {error}");
-            Ok(match error {
-                Error::Unresolved { .. } => exit::UNRESOLVED,
-                _ => exit::FAILED,
-            })
+            did_not_come(&error, console.arriving())
         }
+    };
+    console.clear();
+    if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
+        kept.keep(&report);
+    }
+    say::report("vmigrate", |out| match args.told.json {
+        true => print_json(out, &report),
+        false => show::received::print(out, &report, detail),
+    });
+    Ok(report.exit_code)
+}
+
+/// What there is to say where no guest runs.
+fn did_not_come(error: &Error, arriving: &Arriving) -> ReceiveReport {
+    let unresolved = matches!(error, Error::Unresolved { .. });
+    ReceiveReport {
+        schema: SCHEMA,
+        migration: arriving.migration.clone(),
+        peer: arriving.peer.clone(),
+        epoch: None,
+        pages: 0,
+        migrated: false,
+        memory: Verdict::Inconclusive,
+        reasons: Vec::new(),
+        verdict: RunVerdict::NotMigrated,
+        status: Status::of(error, arriving.phase),
+        cpu_ms: 0.0,
+        testimony: None,
+        exit_code: if unresolved { exit::UNRESOLVED } else { exit::FAILED },
     }
 }
 
@@ -161,8 +182,9 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
     let memory = proof.verdict;
     Ok(ReceiveReport {
         schema: SCHEMA,
-        migration: arrived.migration.to_string(),
-        epoch: arrived.epoch.0,
+        migration: Some(arrived.migration.to_string()),
+        peer: Some(arrived.peer.to_string()),
+        epoch: Some(arrived.epoch.0),
         pages: arrived.pages,
         migrated: true,
         memory,
@@ -170,28 +192,7 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
         status: Status::of_memory(memory, proof.reasons.join("; ")),
         reasons: proof.reasons,
         cpu_ms: arrived.cpu_ms,
-        testimony,
+        testimony: Some(testimony),
+        exit_code: memory.exit_code(),
     })
-}
-
-fn print(args: &Args, report: &ReceiveReport, out: &mut Out) -> io::Result<()> {
-    if args.json {
-        return print_json(out, report);
-    }
-    let t = &report.testimony;
-    writeln!(out, "received  {} pages, epoch {}", report.pages, report.epoch)?;
-    writeln!(
-        out,
-        "scanned   {} lines before resume at {:?}, {}",
-        t.before_resume.lines,
-        t.before_resume.watermarks,
-        match &t.after_run {
-            Some(again) => format!("again at {:?}", again.watermarks),
-            None => "and not again".to_owned(),
-        }
-    )?;
-    for reason in &report.reasons {
-        writeln!(out, "reason    {reason}")?;
-    }
-    writeln!(out, "verdict   {}", report.verdict)
 }

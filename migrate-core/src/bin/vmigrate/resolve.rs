@@ -281,7 +281,7 @@ fn take_up(args: &Args, directory: &StateDirectory, left: &Found) -> anyhow::Res
         resolve_timeout: RESOLVE_TIMEOUT,
     };
     say!("vmigrate: taking up {}; asking the destination until it answers", left.path.display());
-    let mut console = Console::new();
+    let mut console = Console::new(crate::show::Detail::Answer);
     match source::take_up(directory, &left.path, &settings, &mut console)? {
         Outcome::Arrived(Arrival::RanThere(standing)) => {
             say!("vmigrate: the guest ran at the destination, which answers {standing:?}");

@@ -25,9 +25,11 @@ use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
 use workload::{interrupt, say};
 
-use crate::args::{LinkArgs, StateArgs};
+use crate::args::{LinkArgs, StateArgs, TellArgs};
 use crate::console::Console;
-use crate::output::{print_json, print_run};
+use crate::output::{Kept, print_json};
+use crate::show;
+use crate::show::run::Way;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
@@ -35,8 +37,8 @@ use crate::output::{print_json, print_run};
     vmigrate send --to 10.0.0.2:7400 --insecure --memory 4GiB --workload uniform \\\n      \
     --rate 500MB/s --policy precopy --downtime 300ms --retry 1 --json")]
 pub(crate) struct Args {
-    /// Where a `vmigrate receive` waits
-    #[arg(long, value_name = "ADDR")]
+    /// Where a `vmigrate receive` waits: HOST, or HOST:PORT for another port than 7400
+    #[arg(long, value_name = "HOST[:PORT]")]
     to: HostPort,
     /// The guest's memory
     #[arg(long, default_value = "512MiB")]
@@ -85,9 +87,8 @@ pub(crate) struct Args {
     /// Keep heartbeats in this file
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
-    /// Print the report as JSON on standard output
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    told: TellArgs,
     #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
@@ -219,8 +220,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     engine.check(args.memory, args.bandwidth)?;
     args.congestion.check()?;
-    let link =
-        LinkSettings { congestion: args.congestion.clone(), ..args.link.resolve(Side::Client)? };
+    let link = LinkSettings {
+        congestion: args.congestion.clone(),
+        // An address of IPv6 may have a scope, which no certificate has.
+        peer_name: Some(args.to.host().to_owned()).filter(|host| !host.contains(':')),
+        ..args.link.resolve(Side::Client)?
+    };
     for address in args.to.addresses() {
         link.allow(*address)?;
     }
@@ -262,17 +267,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     engine.check_guest()?;
     interrupt::install().context("cannot watch for Ctrl-C")?;
-    let report = migrate(&trial)?;
-    say::report("vmigrate", |out| match args.json {
+    let kept = Kept::open(args.told.out.as_deref(), "send");
+    let detail = args.told.detail();
+    let report = migrate(&trial, Console::new(detail))?;
+    if let Some(kept) = kept {
+        kept.keep(&report);
+    }
+    let way = Way {
+        to: args.to.to_string(),
+        protection: args.link.protection(args.to.addresses()),
+        bandwidth: args.bandwidth,
+    };
+    say::report("vmigrate", |out| match args.told.json {
         true => print_json(out, &report),
-        false => print_run(out, &report),
+        false => show::run::print(out, &report, &way, detail),
     });
     Ok(report.exit_code)
 }
 
 /// Carries a trial out, saying on standard error what goes on.
-pub(crate) fn migrate(trial: &Trial) -> anyhow::Result<RunReport> {
-    let mut console = Console::new();
+pub(crate) fn migrate(trial: &Trial, mut console: Console) -> anyhow::Result<RunReport> {
     let report = trial.run(&mut console)?;
     console.clear();
     Ok(report)
