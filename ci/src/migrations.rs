@@ -151,7 +151,16 @@ fn one(program: &Path, arguments: &[String]) -> anyhow::Result<()> {
 
 fn receiver(program: &Path) -> anyhow::Result<(Ended, String)> {
     let child: Child = Command::new(program)
-        .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--wait", "60s"])
+        .args([
+            "receive",
+            "--listen",
+            "127.0.0.1:0",
+            "--announce",
+            "--json",
+            "--once",
+            "--wait",
+            "60s",
+        ])
         .args(["--give-up-after", "60s"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -51,6 +51,7 @@ pub(crate) fn receiver_with_report(
         .on(1, &beside("vmigrate")?)
         .args([
             "receive",
+            "--once",
             "--insecure",
             "--announce",
             "--json",

@@ -108,7 +108,16 @@ struct Receiver {
 impl Receiver {
     fn start(listen: &str) -> Self {
         let mut child = Command::new(VMIGRATE)
-            .args(["receive", "--listen", listen, "--announce", "--json", "--wait", "30s"])
+            .args([
+                "receive",
+                "--listen",
+                listen,
+                "--announce",
+                "--json",
+                "--once",
+                "--wait",
+                "30s",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -193,7 +202,8 @@ fn people_read_the_answer_first() {
 /// A receiver to which nobody comes, or whose guest is taken back, has a document as well.
 #[test]
 fn a_receiver_that_gets_nothing_reports_that() {
-    let output = vmigrate(&["receive", "--listen", "127.0.0.1:0", "--wait", "100ms", "--json"]);
+    let output =
+        vmigrate(&["receive", "--listen", "127.0.0.1:0", "--wait", "100ms", "--json", "--once"]);
     assert_eq!(output.status.code(), Some(3));
     let report: ReceiveReport = valid(&String::from_utf8_lossy(&output.stdout), "receive");
     assert_eq!((report.status.kind, report.exit_code), (StatusKind::Connect, 3));
@@ -207,6 +217,70 @@ fn a_receiver_that_gets_nothing_reports_that() {
     let report: ReceiveReport = valid(&text, "receive");
     assert_eq!((code, report.verdict), (Some(3), RunVerdict::NotMigrated));
     assert!(report.peer.is_some() && report.migration.is_some(), "{text}");
+}
+
+/// One after the other, one of them broken and one hostile; the journal and the JSON go on.
+#[test]
+fn a_receiver_stays_until_it_is_told_to_end() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let mut child = Command::new(VMIGRATE)
+        .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--state-dir", &state])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut address = String::new();
+    stdout.read_line(&mut address).unwrap();
+    let address = address.trim();
+    let mut document = || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        valid::<ReceiveReport>(&line, "receive")
+    };
+    let quick = ["--run-on", "100ms"];
+    for _ in 0..2 {
+        assert_eq!(send(address, &quick).status.code(), Some(0));
+        assert_eq!(document().verdict, RunVerdict::Proven);
+    }
+    let mut stranger = std::net::TcpStream::connect(address).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let overload = ["--memory", "16MiB", "--rate", "400MB/s", "--bandwidth", "20MB/s"];
+    let gives_up = ["--policy", "precopy", "--linger", "100ms"];
+    let gave_up = vmigrate(&[&["send", "--to", address][..], &overload, &gives_up].concat());
+    assert_eq!(gave_up.status.code(), Some(3));
+    assert_eq!(document().verdict, RunVerdict::NotMigrated);
+    assert_eq!(send(address, &quick).status.code(), Some(0));
+    assert_eq!(document().verdict, RunVerdict::Proven);
+    interrupt(&child);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{said}");
+    assert!(said.contains("3 guests came, memory PROVEN; 1 migrations failed"), "{said}");
+}
+
+/// What a machine lacks is said with what to do about it.
+#[test]
+fn a_machine_is_checked() {
+    let output = vmigrate(&["check"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    fits(&text);
+    assert!(text.contains("dirty tracking") && text.contains("guests can be migrated"), "{text}");
+    let output =
+        vmigrate(&["check", "--json", "--state-dir", "/proc/nowhere", "--tls-dir", "/nowhere"]);
+    assert_eq!(output.status.code(), Some(3));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["able"], false);
+    let of = |what: &str| {
+        let items = answer["items"].as_array().unwrap();
+        items.iter().find(|item| item["what"] == what).unwrap().clone()
+    };
+    assert_eq!(of("state directory")["state"], "missing");
+    assert_eq!(of("tls to send")["state"], "less");
 }
 
 /// Certificates that were made are taken by both sides, under the name that was typed.
@@ -223,7 +297,16 @@ fn certificates_are_made_and_never_overwritten() {
         "--host",
     );
     let mut child = Command::new(VMIGRATE)
-        .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--tls-dir", &tls])
+        .args([
+            "receive",
+            "--listen",
+            "127.0.0.1:0",
+            "--announce",
+            "--json",
+            "--once",
+            "--tls-dir",
+            &tls,
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

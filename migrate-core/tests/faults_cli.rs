@@ -33,7 +33,7 @@ impl Receiver {
     /// `program` runs vmigrate with the arguments that it is given.
     fn start_by(mut program: Command, args: &[&str]) -> Self {
         let mut child = program
-            .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--wait", "20s"])
+            .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--once", "--wait", "20s"])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

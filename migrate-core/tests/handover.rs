@@ -113,7 +113,8 @@ impl Hosts {
     }
 
     fn receiver_at(&self, listen: &str, args: &[&str]) -> (Program, SocketAddr) {
-        let args = with_defaults(&["receive", "--listen", listen], &[("--wait", "30s")], args);
+        let args =
+            with_defaults(&["receive", "--once", "--listen", listen], &[("--wait", "30s")], args);
         let mut receiver = Program::start(&args, &self.0.path().join("there"));
         let line = receiver.await_line("listening on");
         let address = line.rsplit(' ').next().unwrap().parse().unwrap();

@@ -28,7 +28,7 @@ fn full() -> Stdio {
 
 fn receive(listen: &str, more: &[&str]) -> Command {
     let mut command = Command::new(VMIGRATE);
-    command.args(["receive", "--listen", listen, "--announce"]).args(more);
+    command.args(["receive", "--listen", listen, "--announce", "--once"]).args(more);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }

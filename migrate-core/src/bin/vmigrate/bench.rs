@@ -340,7 +340,16 @@ impl Receiver {
         let program = std::env::current_exe().context("cannot find this program")?;
         let journal = directory.join("journal");
         let mut child = Command::new(program)
-            .args(["receive", "--listen", "127.0.0.1:0", "--announce", "--json", "--wait", "60s"])
+            .args([
+                "receive",
+                "--listen",
+                "127.0.0.1:0",
+                "--announce",
+                "--json",
+                "--once",
+                "--wait",
+                "60s",
+            ])
             .arg("--journal")
             .arg(&journal)
             .arg("--state-dir")

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod console;
 mod output;
 mod receive;
@@ -45,6 +46,8 @@ enum Command {
     Switch(resolve::CancelArgs),
     /// Decide where a guest runs whose handover nobody can finish
     Resolve(resolve::Args),
+    /// What this machine can do, and what to do about the rest
+    Check(check::Args),
     /// Make certificates for both sides of a link
     TlsInit(tls_init::Args),
     /// Print the JSON schema of a command's --json output
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Set(args) => resolve::set(&args),
         Command::Switch(args) => resolve::switch(&args),
         Command::Resolve(args) => resolve::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::TlsInit(args) => tls_init::run(&args),
         Command::Schema(args) => output::schema(&args),
     };

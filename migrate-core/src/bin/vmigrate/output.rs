@@ -43,6 +43,12 @@ pub(crate) fn print_json(out: &mut Out, document: &impl Serialize) -> io::Result
     writeln!(out)
 }
 
+/// Prints a document on a line of its own, for those who take one after the other.
+pub(crate) fn print_json_line(out: &mut Out, document: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, document)?;
+    writeln!(out)
+}
+
 /// A folder in which what a command found is kept, under names that begin with the command and the
 /// time.
 #[derive(Clone, Debug)]

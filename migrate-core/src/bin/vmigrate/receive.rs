@@ -1,4 +1,4 @@
-//! `vmigrate receive`: wait for a guest, run it, prove it, say so to the source.
+//! `vmigrate receive`: take guests as they come, run each, prove it, say so to its source.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -23,18 +23,24 @@ use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs, TellArgs};
 use crate::console::{Arriving, Console};
-use crate::output::{Kept, print_json};
+use crate::output::{Kept, print_json, print_json_line};
 use crate::show;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
-    vmigrate receive --listen 127.0.0.1:7400\n  \
-    vmigrate receive --listen 0.0.0.0:7400 --tls-dir /etc/vmigrate/tls")]
+    vmigrate receive                                 at 127.0.0.1:7400, until Ctrl-C\n  \
+    vmigrate receive --listen 0.0.0.0 --tls-dir /etc/vmigrate/tls --once\n  \
+    vmigrate receive --json >> guests.ndjson         one document a line, failed ones as well\n\n\
+    One guest at a time: who comes meanwhile is told with what this is busy, and may come again.\n\
+    With --once the exit code is that guest's; otherwise that of the worst memory that came.")]
 pub(crate) struct Args {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     listen: HostPort,
-    /// Give up if no guest came after this long
+    /// Take one guest, and end
+    #[arg(long)]
+    once: bool,
+    /// End if no guest came after this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
     /// Go on with this journal of heartbeats
@@ -67,8 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
     let detail = args.told.detail();
-    let mut console = Console::new(detail);
-    console.say(&format!("listening on {address}"));
+    Console::new(detail).say(&format!("listening on {address}"));
     let settings = DestinationSettings {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
@@ -81,22 +86,71 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         traces: args.traces.clone(),
         huge_pages: args.huge_pages,
     };
-    let report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
-        Ok(arrived) => prove(arrived, &console)?,
-        Err(error) => {
-            say!("vmigrate: {error}");
-            did_not_come(&error, console.arriving())
+    let mut came = Came::default();
+    loop {
+        let mut console = Console::new(detail);
+        let report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
+            Ok(arrived) => prove(arrived, &console)?,
+            Err(error) => {
+                say!("vmigrate: {error}");
+                // Nobody is there: it is over, as was asked for, or nobody ever can come.
+                if !args.once && console.arriving().migration.is_none() {
+                    return Ok(came.end(&error));
+                }
+                did_not_come(&error, console.arriving())
+            }
+        };
+        console.clear();
+        if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
+            kept.keep(&report);
         }
-    };
-    console.clear();
-    if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
-        kept.keep(&report);
+        say::report("vmigrate", |out| match (args.told.json, args.once) {
+            (true, true) => print_json(out, &report),
+            (true, false) => print_json_line(out, &report),
+            (false, _) => show::received::print(out, &report, detail),
+        });
+        if args.once {
+            return Ok(report.exit_code);
+        }
+        came.add(&report);
+        if interrupt::count() > 0 {
+            return Ok(came.end(&Error::Cancelled));
+        }
     }
-    say::report("vmigrate", |out| match args.told.json {
-        true => print_json(out, &report),
-        false => show::received::print(out, &report, detail),
-    });
-    Ok(report.exit_code)
+}
+
+/// What came to a receiver that stays.
+#[derive(Default)]
+struct Came {
+    migrated: u32,
+    failed: u32,
+    memory: Option<Verdict>,
+}
+
+impl Came {
+    fn add(&mut self, report: &ReceiveReport) {
+        match report.migrated {
+            true => {
+                self.migrated += 1;
+                let before = self.memory.unwrap_or(report.memory);
+                self.memory = Some(before.and(report.memory));
+            }
+            false => self.failed += 1,
+        }
+    }
+
+    /// Says what it was in all; the exit code.
+    fn end(&self, why: &Error) -> u8 {
+        let Self { migrated, failed, memory } = self;
+        let worst = memory.map_or(String::new(), |memory| format!(", memory {memory}"));
+        say!("vmigrate: {migrated} guests came{worst}; {failed} migrations failed");
+        match (memory, why) {
+            (Some(memory), _) => memory.exit_code(),
+            // Whoever ended a receiver to which nobody came wanted no more than that.
+            (None, Error::Cancelled) => exit::PROVEN,
+            (None, _) => exit::FAILED,
+        }
+    }
 }
 
 /// What there is to say where no guest runs.
