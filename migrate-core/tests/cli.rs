@@ -262,6 +262,21 @@ fn a_receiver_stays_until_it_is_told_to_end() {
     assert!(said.contains("3 guests came, memory PROVEN; 1 migrations failed"), "{said}");
 }
 
+/// A sender that waits needs nobody to look for `listening` first.
+#[test]
+fn a_receiver_that_comes_later_is_waited_for() {
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let to = free.clone();
+    let sender = std::thread::spawn(move || send(&to, &["--wait", "20s", "--run-on", "100ms"]));
+    std::thread::sleep(Duration::from_millis(1500));
+    let receiver = Receiver::start(&free);
+    let sent = sender.join().unwrap();
+    let text = String::from_utf8_lossy(&sent.stdout);
+    assert_eq!(sent.status.code(), Some(0), "{text}");
+    assert_eq!(receiver.finish().0, Some(0));
+}
+
 /// What a machine lacks is said with what to do about it.
 #[test]
 fn a_machine_is_checked() {

@@ -155,7 +155,7 @@ fn a_report_that_cannot_be_written_changes_no_exit_code() {
 #[test]
 fn an_ignored_signal_stays_ignored() {
     let script = format!(
-        "trap '' HUP INT; exec {VMIGRATE} receive --listen 127.0.0.1:0 --announce --wait 30s"
+        "trap '' HUP INT; exec {VMIGRATE} receive --once --listen 127.0.0.1:0 --announce --wait 30s"
     );
     let mut there = Command::new("sh");
     there.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());

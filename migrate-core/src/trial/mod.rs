@@ -49,6 +49,8 @@ pub struct Trial {
     pub tracker: TrackerKind,
     /// How it is migrated; earlier attempts are filled in.
     pub source: SourceSettings,
+    /// How long a receiver that is not there yet is waited for before the first attempt counts.
+    pub wait: Duration,
     /// How often it is tried again after an attempt that failed.
     pub retry: u32,
     /// How long the guest runs on here after the last failure.
@@ -174,8 +176,9 @@ impl Trial {
             };
             let status = report.status.clone();
             // A receiver that is not there yet costs no retry while we may wait for one.
-            let absent = status.kind == StatusKind::Connect && lost > 0;
-            let patient = absent && waiting_since.elapsed() < RETRY_WAIT * (lost + 1);
+            let patience = if lost == 0 { self.wait } else { RETRY_WAIT * (lost + 1) };
+            let absent = status.kind == StatusKind::Connect;
+            let patient = absent && waiting_since.elapsed() < patience;
             if !status.retryable || (!patient && lost >= self.retry) {
                 reports.push(report);
                 let timeline = gauge.finish();

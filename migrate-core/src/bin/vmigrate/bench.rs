@@ -312,6 +312,7 @@ fn one(
                 give_up_after: args.state.give_up_after.or(Some(GIVE_UP_AFTER)),
                 operator: Some(desk.clone()),
             },
+            wait: Duration::ZERO,
             retry: 0,
             linger: Duration::from_millis(500),
         };

@@ -75,6 +75,9 @@ pub(crate) struct Args {
     /// the system's), system, or a name: bbr, say, where packets get lost on a long way
     #[arg(long, value_name = "auto|system|NAME", default_value = "auto")]
     congestion: Congestion,
+    /// Wait so long for a receiver that is not there yet
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    wait: Duration,
     /// Try again this often, with a new receiver, after a failed attempt
     #[arg(long, default_value_t = 0)]
     retry: u32,
@@ -262,6 +265,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             give_up_after: args.state.give_up_after,
             operator: Some(args.state.desk()?),
         },
+        wait: args.wait,
         retry: args.retry,
         linger: args.linger,
     };
