@@ -3,6 +3,7 @@
 //! Pure functions of the line found, the line expected, and for whole pages of the moments at
 //! which each of its lines would have been right.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::line::{
     Generation, Line, LineAddress, PlaceKey, StampKey, ZERO_LINE, distance_bits, place_of,
@@ -13,7 +14,7 @@ use workload::line::{
 const FLIPPED_BITS_MAX: u32 = 16;
 
 /// A class of fault; parameters are those that neighbouring faults can share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "class")]
 pub enum Class {
     /// An older content of the same line: a write was lost.

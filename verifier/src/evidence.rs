@@ -1,5 +1,6 @@
 //! What a journal proves by itself: liveness, no rollback, no fork.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::beat::said::Kind;
 use workload::journal::{Beat, Follower, Journal};
@@ -9,7 +10,7 @@ use crate::law::{Reason, Ruling};
 use crate::verdict::Verdict;
 
 /// What the heartbeats say about one writer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WriterEvidence {
     /// Watermark of the first beat.
     pub first: u64,
@@ -22,7 +23,7 @@ pub struct WriterEvidence {
 }
 
 /// A rule that the journal breaks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "breach")]
 pub enum Breach {
     /// A watermark went back: an older state of the guest went on.
@@ -71,7 +72,7 @@ impl std::fmt::Display for Breach {
 }
 
 /// What a whole journal says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
     /// By writer; `None` for one that never beat.
     pub writers: Vec<Option<WriterEvidence>>,
@@ -93,7 +94,7 @@ pub struct Evidence {
 }
 
 /// A window in which the link lost heartbeats.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Lost {
     /// When it began, seconds after the journal's first beat.
     pub start_s: f64,
@@ -245,7 +246,7 @@ impl WriterEvidence {
 }
 
 /// A time without a heartbeat.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gap {
     /// When it began, seconds after the journal's first beat.
     pub start_s: f64,
@@ -306,7 +307,7 @@ fn done(beats: &[Beat], before: &[Option<u64>]) -> u64 {
 }
 
 /// The rate of writing over one step of a journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// When it begins, seconds after the journal's first beat.
     pub start_s: f64,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::line::PlaceKey;
 use workload::spec::Workload;
@@ -13,7 +14,7 @@ use crate::classify::{Class, LineFault};
 pub const EXTENTS_MAX: usize = 4096;
 
 /// A run of neighbouring lines with the same fault.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Extent {
     /// Byte offset of the first line in the region.
     pub address: u64,
@@ -52,7 +53,7 @@ pub fn regularity(places: &[(u64, u64)]) -> Vec<String> {
 }
 
 /// All faults of a scan.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Faults {
     /// Runs in ascending order, at most [`EXTENTS_MAX`].
     pub extents: Vec<Extent>,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::PAGE_LINES;
 use workload::line::{Line, LineAddress, PlaceKey, ZERO_LINE, place_of};
@@ -11,7 +12,7 @@ use workload::spec::Workload;
 use crate::case::KnownRun;
 
 /// What a page of memory holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "what")]
 pub enum Held {
     /// Nothing: the image has no such place.
@@ -84,7 +85,7 @@ impl fmt::Display for Held {
 }
 
 /// Pages of a region, next to each other, that are nowhere in an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Missing {
     /// The first.
     pub page: u64,

@@ -1,6 +1,7 @@
 //! SHA-256 of a region by 2 MiB leaves, and of the leaves as a root: two hosts compare memory
 //! without shipping it, and a differing leaf says where to look.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use workload::region::Region;
@@ -15,7 +16,7 @@ pub const LEAF_BYTES: u64 = 2 << 20;
 const COPY_BYTES: usize = 2 << 10;
 
 /// The hashes of a region.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this format: 1.

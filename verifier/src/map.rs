@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::regular;
 
@@ -12,7 +13,7 @@ use crate::report::Moved;
 const SCHEMA: u32 = 1;
 
 /// Where the pages of a region lay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Map {
     schema: u32,

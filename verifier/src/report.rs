@@ -1,8 +1,10 @@
 //! What the commands report: serde types that read back what they write. Printing is not here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use workload::beat::said::Tag;
+use workload::provenance::Provenance;
 
 use crate::case::KnownRun;
 use crate::evidence::{Evidence, Gap, Step};
@@ -15,10 +17,12 @@ use crate::verdict::Verdict;
 pub const SCHEMA: u32 = 1;
 
 /// Every line of a region against its journal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ScanReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
     /// The answer.
     pub verdict: Verdict,
     /// What speaks against a proof.
@@ -44,7 +48,7 @@ pub struct ScanReport {
 }
 
 /// A page that is not where it was, or not where its neighbours are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Moved {
     /// Page of the region.
     pub page: u64,
@@ -55,10 +59,12 @@ pub struct Moved {
 }
 
 /// Every line of a region found in a VM's memory image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ImageReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
     /// The answer.
     pub verdict: Verdict,
     /// What speaks against a proof.
@@ -93,11 +99,30 @@ pub struct ImageReport {
     pub journal: Evidence,
 }
 
+/// Two regions, or manifests of them, beside each other.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CompareReport {
+    /// Version of this format.
+    pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
+    /// Whether every byte is the same.
+    pub equal: bool,
+    /// SHA-256 root of the first.
+    pub left_root: String,
+    /// Of the second.
+    pub right_root: String,
+    /// Ranges of bytes in which they differ: where each begins and ends, in whole leaves.
+    pub differences: Vec<(u64, u64)>,
+}
+
 /// What the verifier says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SelfTestReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
     /// PROVEN if each fault and each lie was told.
     pub verdict: Verdict,
     /// Faults planted into memory, each of which was found; null if one was not.
@@ -109,10 +134,12 @@ pub struct SelfTestReport {
 }
 
 /// A journal by itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JournalReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
     /// The answer.
     pub verdict: Verdict,
     /// The run's id.

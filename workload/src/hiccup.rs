@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::realtime_ns;
@@ -55,7 +56,7 @@ impl Gap {
 }
 
 /// A gap on all CPUs at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stun {
     /// When it began, seconds from the start of the watch.
     pub start_s: f64,
@@ -64,7 +65,7 @@ pub struct Stun {
 }
 
 /// A comb of short gaps.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Throttle {
     /// When it began, seconds from the start of the watch.
     pub start_s: f64,
@@ -79,7 +80,7 @@ pub struct Throttle {
 }
 
 /// The wall clock moving against the monotonic one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Jump {
     /// When it was noticed, seconds from the start of the watch.
     pub start_s: f64,
@@ -88,7 +89,7 @@ pub struct Jump {
 }
 
 /// What was felt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Felt {
     /// The clock that times are of.
     pub clock: String,

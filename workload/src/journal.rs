@@ -134,7 +134,7 @@ pub struct Journal {
 }
 
 /// A run that began where another one was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Follower {
     /// Its name.

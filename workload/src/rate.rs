@@ -43,8 +43,9 @@ pub struct Leg {
 }
 
 /// How fast all writers together are to write.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(into = "String", try_from = "String")]
+#[schemars(with = "String")]
 pub enum Demand {
     /// By a schedule.
     Scheduled {

@@ -1,8 +1,10 @@
 //! What a run reports: serde types that read back what they write. Printing is not here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hiccup::Felt;
+use crate::provenance::Provenance;
 use crate::rate::Demand;
 use crate::spec::WorkloadSpec;
 use crate::stats::{Finding, Latency};
@@ -11,7 +13,7 @@ use crate::stats::{Finding, Latency};
 pub const SCHEMA: u32 = 1;
 
 /// How much had been done when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// Seconds from the start.
     pub seconds: f64,
@@ -20,7 +22,7 @@ pub struct Sample {
 }
 
 /// Distinct pages dirtied per second.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PageRate {
     /// By the kernel's count, over windows of a second.
     pub kernel: f64,
@@ -31,10 +33,12 @@ pub struct PageRate {
 }
 
 /// Everything about a run. Rates in bytes per second, times in seconds unless named otherwise.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// Version of this format.
     pub schema: u32,
+    /// What made it.
+    pub provenance: Provenance,
     /// The run's id, as in journals.
     pub run: String,
     /// What was written.

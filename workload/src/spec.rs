@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::content::{Content, SlotAddress};
@@ -39,8 +40,9 @@ pub enum Traces<'a> {
 }
 
 /// A run, as read from a journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Description", into = "Description")]
+#[schemars(with = "Description")]
 pub struct WorkloadSpec {
     /// How lines are stamped.
     pub format: PageFormat,
@@ -55,8 +57,9 @@ pub struct WorkloadSpec {
 }
 
 /// A spec as it is written down.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "WorkloadSpec")]
 struct Description {
     /// Version of the page format; 1 where it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,7 @@
 //! What one writer did and how long it took, mergeable across writers.
 
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest latency told apart, in nanoseconds (one hour); longer ones count as this.
@@ -30,7 +31,7 @@ pub struct Stats {
 }
 
 /// A record that was not what it had to be when its writer came to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// Which writer.
     pub writer: u32,
@@ -41,7 +42,7 @@ pub struct Finding {
 }
 
 /// Percentiles of a latency histogram, in nanoseconds.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
     /// Median.
     pub p50_ns: u64,

@@ -83,6 +83,15 @@ impl LinkSettings {
         }
     }
 
+    /// What keeps others from the link to these addresses, in a word.
+    pub fn protection(&self, peers: &[SocketAddr]) -> &'static str {
+        match (&self.identity, peers.iter().all(|peer| address::is_loopback(peer.ip()))) {
+            (Some(_), _) => "mutual TLS",
+            (None, true) => "loopback",
+            (None, false) => "INSECURE",
+        }
+    }
+
     fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
         let socket = SockRef::from(stream);
         let timeout = self.timeout.clamp(*TIMEOUT_RANGE.start(), *TIMEOUT_RANGE.end());

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use workload::provenance::Provenance;
+
 use super::{RunReport, RunVerdict};
 use crate::policy::PolicyKind;
 
@@ -57,6 +59,9 @@ pub struct BenchRun {
 pub struct BenchReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it; null in documents of versions that did not say.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
     /// Which reading of the white paper: `sdps` or `unthrottled`.
     pub reading: String,
     /// Every migration.

@@ -7,6 +7,8 @@ mod attempt;
 #[cfg(feature = "builtin")]
 mod bench;
 #[cfg(feature = "builtin")]
+pub mod metric;
+#[cfg(feature = "builtin")]
 mod run;
 mod status;
 
@@ -14,8 +16,11 @@ pub use attempt::{Contents, Decision, Downtime, MigrationReport, Overrun, RoundR
 #[cfg(feature = "builtin")]
 pub use bench::{BenchReport, BenchRun, RatioReport};
 #[cfg(feature = "builtin")]
-pub use run::{GuestCost, ReceiveReport, RunReport, RunVerdict, Witnesses};
+pub use run::{
+    Course, GuestCost, LatencyPoint, LinkReport, ReceiveReport, RunReport, RunVerdict, Witnesses,
+};
 pub use status::{Phase, Status, StatusKind};
 
-/// Version of every type of this module.
+/// Version of every type of this module. Within it, fields may be added; none goes or changes its
+/// meaning.
 pub const SCHEMA: u32 = 5;

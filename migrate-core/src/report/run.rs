@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use verifier::evidence::Gap;
 use verifier::verdict::Verdict;
+use workload::provenance::Provenance;
 use workload::spec::WorkloadSpec;
 
 use super::{MigrationReport, Status};
@@ -52,13 +53,29 @@ impl std::fmt::Display for RunVerdict {
     }
 }
 
+/// The way of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkReport {
+    /// The receiver, as it was named.
+    pub to: String,
+    /// What kept others from the link: `mutual TLS`, `loopback` or `INSECURE`.
+    pub protection: String,
+    /// Most bytes per second that were allowed; null for what the link gives.
+    pub bandwidth: Option<u64>,
+}
+
 /// One guest, and every attempt to migrate it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RunReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it; null in documents of versions that did not say.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
+    /// Where the guest was to go, and over what; null in documents of versions that did not say.
+    #[serde(default)]
+    pub link: Option<LinkReport>,
     /// What the guest wrote.
-    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub workload: WorkloadSpec,
     /// Bytes of records per second that were wanted; null for as fast as possible.
     pub rate_wanted: Option<u64>,
@@ -67,7 +84,6 @@ pub struct RunReport {
     /// Whether the guest runs at the destination.
     pub migrated: bool,
     /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about memory where the guest runs now.
-    #[schemars(with = "String")]
     pub memory: Verdict,
     /// What the source's own evidence lacks or shows; what speaks against the proof stands there.
     pub reasons: Vec<String>,
@@ -154,6 +170,34 @@ pub struct GuestCost {
     pub write_p999_before_us: Option<f64>,
     /// The same during the migration.
     pub write_p999_during_us: Option<f64>,
+    /// What it wrote over time; null in documents of versions that did not say.
+    #[serde(default)]
+    pub course: Option<Course>,
+    /// How long records took, by percentile; empty where the guest's own code takes no times.
+    #[serde(default)]
+    pub latency: Vec<LatencyPoint>,
+}
+
+/// What a guest wrote over time, from before the migration until it went on elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Course {
+    /// When the first window began, after the first page: negative, for it is looked at before.
+    pub from_ms: f64,
+    /// Length of a window.
+    pub window_ms: f64,
+    /// Bytes of records per second, window by window.
+    pub bytes_per_s: Vec<f64>,
+}
+
+/// How long a record took at one percentile, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencyPoint {
+    /// Which: 50 is the median, 100 the longest.
+    pub percentile: f64,
+    /// Before the migration.
+    pub before_us: f64,
+    /// During it.
+    pub during_us: f64,
 }
 
 /// What a receiver reports of a guest that came, or did not.
@@ -161,6 +205,12 @@ pub struct GuestCost {
 pub struct ReceiveReport {
     /// Version of this format.
     pub schema: u32,
+    /// What made it; null in documents of versions that did not say.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
+    /// What kept others from the link: `mutual TLS`, `loopback` or `INSECURE`.
+    #[serde(default)]
+    pub protection: String,
     /// The migration's id, 32 hexadecimal digits; null if none began.
     pub migration: Option<String>,
     /// Who sent it.
@@ -172,7 +222,6 @@ pub struct ReceiveReport {
     /// Whether the guest runs, or ran, here.
     pub migrated: bool,
     /// `PROVEN`, `WRONG` or `INCONCLUSIVE`: what was shown about its memory.
-    #[schemars(with = "String")]
     pub memory: Verdict,
     /// What speaks against a proof.
     pub reasons: Vec<String>,

@@ -9,6 +9,7 @@ use verifier::case::Case;
 use verifier::evidence::gaps;
 use verifier::verdict::Verdict;
 use workload::heartbeat::End;
+use workload::provenance::Provenance;
 use workload::stats::Stats;
 
 use crate::guest::stamped::gauge::Timeline;
@@ -21,7 +22,7 @@ use crate::predict::bound::Optimality;
 use crate::proto::EARLIER_MAX;
 use crate::proto::hello::MigrationId;
 use crate::report::{
-    GuestCost, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind, Witnesses,
+    GuestCost, LinkReport, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind, Witnesses,
 };
 use crate::source::{self, Migrated, Notes, SourceSettings, Withdrawal};
 
@@ -106,6 +107,7 @@ impl Trial {
     /// The guest cannot be started here, or cannot be asked how it fares. That a migration fails is
     /// no error but a report.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<RunReport, GuestError> {
+        let provenance = Provenance::here("vmigrate");
         let mut guest = StampedGuest::start_new(&self.guest)?;
         std::thread::sleep(WARM_UP);
         let interrupts = observer.interrupts();
@@ -114,6 +116,7 @@ impl Trial {
         let mut attempts = self.attempts(&mut guest, observer)?;
         let migrated = attempts.status.kind == StatusKind::Done;
         let mut report = self.report(&mut attempts, migrated);
+        report.provenance = Some(provenance);
         if migrated {
             let written = Self::written_s(&report);
             report.rate_achieved = self.rate_since(&attempts.began, &guest, written);
@@ -209,6 +212,8 @@ impl Trial {
     fn report(&self, attempts: &mut Attempts, migrated: bool) -> RunReport {
         RunReport {
             schema: SCHEMA,
+            provenance: None,
+            link: Some(self.link()),
             workload: self.guest.spec.clone(),
             rate_wanted: self.guest.rate.map(|rate| rate.0),
             rate_achieved: 0.0,
@@ -224,6 +229,15 @@ impl Trial {
             witnesses: None,
             guest: None,
             optimality: None,
+        }
+    }
+
+    fn link(&self) -> LinkReport {
+        let SourceSettings { peer, link, bandwidth, .. } = &self.source;
+        LinkReport {
+            to: peer.to_string(),
+            protection: link.protection(peer.addresses()).to_owned(),
+            bandwidth: bandwidth.map(|most| most as u64),
         }
     }
 
@@ -309,7 +323,8 @@ impl Trial {
     ) -> GuestCost {
         let record = self.guest.spec.workload.record.0 as f64;
         let per_s = self.guest.rate.map(|rate| rate.0 as f64 / record);
-        GuestCost::of(last, stats, timeline, per_s, self.guest.spec.writers as usize)
+        let writers = self.guest.spec.writers as usize;
+        GuestCost::of(last, stats, timeline, per_s, writers, record)
     }
 
     /// What the journal says beside: how long it was silent, and whether it contradicts itself.

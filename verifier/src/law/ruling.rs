@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::beat::said::Tag;
 use workload::beat::session::Name;
@@ -10,7 +11,7 @@ use workload::beat::session::Name;
 use crate::verdict::Verdict;
 
 /// What is wrong with a run that contradicts itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
     /// Two guests went on as this one.
@@ -29,7 +30,7 @@ impl fmt::Display for Kind {
 }
 
 /// Why a run that is not wrong is not proven.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reason {
     /// Lines are missing that were written, or nothing says where a session ends.
@@ -129,7 +130,7 @@ impl fmt::Display for Reason {
 }
 
 /// What the law says of one run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ruling {
     /// Which.
     pub tag: Tag,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::beat::books::Books;
 use workload::beat::said::{Beat, Kind as Motion, Said, Start, Tag, linked, sealed};
@@ -25,7 +26,7 @@ use crate::scan::scan;
 const INTERVAL_US: u64 = 10_000;
 
 /// A lie, and what was said of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lie {
     /// What was planted.

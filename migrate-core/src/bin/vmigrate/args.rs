@@ -1,6 +1,5 @@
 //! Options that several commands share.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,15 +32,6 @@ pub(crate) struct LinkArgs {
 }
 
 impl LinkArgs {
-    /// What keeps others from the link to these addresses, in a word.
-    pub(crate) fn protection(&self, peers: &[SocketAddr]) -> &'static str {
-        match (&self.tls_dir, peers.iter().all(|peer| peer.ip().is_loopback())) {
-            (Some(_), _) => "mutual TLS",
-            (None, true) => "loopback",
-            (None, false) => "INSECURE",
-        }
-    }
-
     /// Checks what can be checked before anything is started.
     pub(crate) fn resolve(&self, side: Side) -> anyhow::Result<LinkSettings> {
         anyhow::ensure!(

@@ -5,9 +5,8 @@
 //! The ratio of the two times is printed beside the model's at the measured parameters, and
 //! beside the white paper's.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +17,14 @@ use migrate_core::guest::stamped::{GuestSettings, ProofSettings};
 use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::operator::Desk;
-use migrate_core::policy::{PolicyKind, Settings, Tuning};
-use migrate_core::proto::Epoch;
+use migrate_core::policy::{PolicyKind, Settings};
 use migrate_core::report::{
     BenchReport, BenchRun, MigrationReport, RatioReport, RunReport, RunVerdict, SCHEMA,
 };
 use migrate_core::source::SourceSettings;
 use migrate_core::trial::Trial;
 use workload::profile::{PatternSpec, Profile};
+use workload::provenance::Provenance;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate};
 use workload::{exit, interrupt, machine, say};
@@ -33,7 +32,9 @@ use workload::{exit, interrupt, machine, say};
 use crate::args::{StateArgs, TellArgs};
 use crate::console::Console;
 use crate::output::{Kept, print_json};
-use crate::send::{EngineArgs, migrate};
+use crate::engine::EngineArgs;
+use crate::receiver::{GIVE_UP_AFTER, Receiver};
+use crate::send::migrate;
 use crate::show;
 use crate::show::Detail;
 use crate::show::bench::Plan;
@@ -48,9 +49,6 @@ const MEMORY_QUICK: Bytes = Bytes(128 << 20);
 const PAPER_MEMORY: f64 = (128u64 << 30) as f64;
 const PAPER_LINK: f64 = 10e9 / 8.0;
 const PAPER_GOAL_S: f64 = 0.5;
-
-/// A handover of a bench that is unresolved for so long is given up: nobody comes to decide.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// How the white paper's figures are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,6 +145,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     let mut report = BenchReport {
         schema: SCHEMA,
+        provenance: Some(Provenance::here("vmigrate")),
         reading: args.reading.name().to_owned(),
         runs: Vec::new(),
         ratios: Vec::new(),
@@ -268,6 +267,14 @@ fn one(
     let result = Receiver::start(&directory, &args.state).and_then(|receiver| {
         let goal = PAPER_GOAL_S * (memory.0 as f64 / PAPER_MEMORY) * (PAPER_LINK / slow.0 as f64);
         let engine = &args.engine;
+        let source = engine.source(
+            receiver.address.into(),
+            LinkSettings::default(),
+            policy,
+            Duration::from_secs_f64(goal),
+            &args.state,
+            desk.clone(),
+        );
         let trial = Trial {
             guest: GuestSettings {
                 machine: engine.guest,
@@ -287,30 +294,18 @@ fn one(
             },
             tracker: engine.tracker,
             source: SourceSettings {
-                peer: receiver.address.into(),
-                link: LinkSettings::default(),
-                streams: engine.streams,
                 // The experiment's engine sent whole pages.
                 encoding: engine.encoding(Encoding::PLAIN),
                 bandwidth: Some(link.0 as f64),
-                policy,
                 limits: Settings {
-                    goal: Duration::from_secs_f64(goal),
                     beta: engine.beta.unwrap_or(BETA),
                     // At r = 0.919 each round still sends 92 % of the one before.
                     rounds_max: engine.rounds.max(500),
-                    time_max: engine.time_limit,
-                    pages_max: engine.pages_max(),
-                    tuning: Tuning::DEFAULT,
+                    ..source.limits
                 },
-                over_limit: engine.over_limit(),
-                epoch: Epoch(1),
-                earlier: Vec::new(),
-                state_directory: args.state.state_dir.clone(),
-                resolve_timeout: args.state.resolve_timeout,
                 // Nobody comes to decide about a bench's guest.
                 give_up_after: args.state.give_up_after.or(Some(GIVE_UP_AFTER)),
-                operator: Some(desk.clone()),
+                ..source
             },
             wait: Duration::ZERO,
             retry: 0,
@@ -327,71 +322,6 @@ fn one(
     });
     let _ = std::fs::remove_dir_all(&directory);
     result
-}
-
-/// A `vmigrate receive` that ends with this value.
-struct Receiver {
-    child: Child,
-    address: std::net::SocketAddr,
-    journal: std::path::PathBuf,
-}
-
-impl Receiver {
-    fn start(directory: &Path, state: &StateArgs) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let journal = directory.join("journal");
-        let mut child = Command::new(program)
-            .args([
-                "receive",
-                "--listen",
-                "127.0.0.1:0",
-                "--announce",
-                "--json",
-                "--once",
-                "--wait",
-                "60s",
-            ])
-            .arg("--journal")
-            .arg(&journal)
-            .arg("--state-dir")
-            .arg(&state.state_dir)
-            .arg("--give-up-after")
-            .arg(format!("{}s", GIVE_UP_AFTER.as_secs()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start the receiver")?;
-        let mut first = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let mut stdout = BufReader::new(stdout);
-            stdout.read_line(&mut first).context("the receiver does not answer")?;
-            // The rest is drained so that the receiver never waits for us to read it.
-            std::thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
-        }
-        match first.trim().parse() {
-            Ok(address) => Ok(Self { child, address, journal }),
-            Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                anyhow::bail!("the receiver did not start listening")
-            }
-        }
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        // It ends by itself after its report; if it does not, it has nothing left to do.
-        for _ in 0..100 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Means over the iterations of one workload; `None` if any migration of it failed.

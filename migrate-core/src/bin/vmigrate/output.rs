@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use migrate_core::report::{BenchReport, ReceiveReport, RunReport};
+use migrate_core::report::{BenchReport, ReceiveReport, RunReport, SCHEMA};
 use serde::Serialize;
+use workload::document;
 use workload::exit;
 use workload::say;
 use workload::say::Out;
@@ -29,9 +30,9 @@ pub(crate) struct SchemaArgs {
 
 pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
     let schema = match args.document {
-        Document::Bench => schemars::schema_for!(BenchReport),
-        Document::Send => schemars::schema_for!(RunReport),
-        Document::Receive => schemars::schema_for!(ReceiveReport),
+        Document::Bench => document::schema::<BenchReport>("vmigrate", "bench", SCHEMA),
+        Document::Send => document::schema::<RunReport>("vmigrate", "send", SCHEMA),
+        Document::Receive => document::schema::<ReceiveReport>("vmigrate", "receive", SCHEMA),
     };
     say::document(|out| print_json(out, &schema))?;
     Ok(exit::PROVEN)

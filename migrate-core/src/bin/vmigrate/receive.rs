@@ -18,6 +18,7 @@ use migrate_core::link::tls::Side;
 use migrate_core::report::{ReceiveReport, RunVerdict, SCHEMA, Status};
 use verifier::verdict::Verdict;
 use workload::heartbeat::End;
+use workload::provenance::Provenance;
 use workload::units::parse_duration;
 use workload::{exit, interrupt, say};
 
@@ -89,7 +90,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut came = Came::default();
     loop {
         let mut console = Console::new(detail);
-        let report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
+        let provenance = Provenance::here("vmigrate");
+        let mut report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
             Ok(arrived) => prove(arrived, &console)?,
             Err(error) => {
                 say!("vmigrate: {error}");
@@ -101,6 +103,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             }
         };
         console.clear();
+        report.provenance = Some(provenance);
+        report.protection = link.protection(&[address]).to_owned();
         if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
             kept.keep(&report);
         }
@@ -158,6 +162,8 @@ fn did_not_come(error: &Error, arriving: &Arriving) -> ReceiveReport {
     let unresolved = matches!(error, Error::Unresolved { .. });
     ReceiveReport {
         schema: SCHEMA,
+        provenance: None,
+        protection: String::new(),
         migration: arriving.migration.clone(),
         peer: arriving.peer.clone(),
         epoch: None,
@@ -236,6 +242,8 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
     let memory = proof.verdict;
     Ok(ReceiveReport {
         schema: SCHEMA,
+        provenance: None,
+        protection: String::new(),
         migration: Some(arrived.migration.to_string()),
         peer: Some(arrived.peer.to_string()),
         epoch: Some(arrived.epoch.0),

@@ -24,6 +24,9 @@ const SAMPLES_MAX: usize = 1 << 17;
 /// Operations followed back at most to find when pages were last written.
 const OPERATIONS_MAX: u64 = 1 << 28;
 
+/// Most windows of a [`Timeline::course`].
+const WINDOWS_MAX: usize = 4096;
+
 /// Samples the watermarks of a running guest.
 #[derive(Debug)]
 pub struct Gauge {
@@ -112,6 +115,39 @@ impl Timeline {
         slowest
     }
 
+    /// Operations per second in windows of equal length, from when sampling began to its end; at most
+    /// [`WINDOWS_MAX`], of `window` seconds or a power of two as much. The length that they have.
+    pub fn course(&self, window: f64) -> (f64, Vec<f64>) {
+        let total = |(_, watermarks): &(f64, Vec<u64>)| watermarks.iter().sum::<u64>() as f64;
+        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
+            return (window, Vec::new());
+        };
+        let mut window = window;
+        while (last.0 - first.0) / window > WINDOWS_MAX as f64 {
+            window *= 2.0;
+        }
+        // Between two samples the writers are taken to write evenly.
+        let mut index = 0;
+        let mut at = |time: f64| {
+            while index + 2 < self.samples.len() && self.samples[index + 1].0 < time {
+                index += 1;
+            }
+            let Some(next) = self.samples.get(index + 1) else { return total(first) };
+            let before = &self.samples[index];
+            let share = ((time - before.0) / (next.0 - before.0).max(1e-9)).clamp(0.0, 1.0);
+            total(before) + share * (total(next) - total(before))
+        };
+        let windows = ((last.0 - first.0) / window).ceil() as usize;
+        let mut done = total(first);
+        let rates = (1..=windows).map(|number| {
+            let end = (first.0 + number as f64 * window).min(last.0);
+            let (before, length) = (done, end - first.0 - (number - 1) as f64 * window);
+            done = at(end);
+            (done - before) / length.max(1e-9)
+        });
+        (window, rates.collect())
+    }
+
     /// For every page written since sampling began, the seconds between its last write and the
     /// moment the writers stopped, ascending; ages beyond `horizon_s` are left out.
     pub fn ages(&self, workload: &Workload, horizon_s: f64) -> Vec<f64> {
@@ -162,6 +198,22 @@ mod tests {
 
     fn timeline(points: &[(f64, u64)]) -> Timeline {
         Timeline { samples: points.iter().map(|(at, w)| (*at, vec![*w])).collect() }
+    }
+
+    #[test]
+    fn the_course_has_every_window_and_no_operation_twice() {
+        let timeline = timeline(&[(0.0, 0), (0.1, 10), (0.15, 30), (0.3, 30), (0.35, 60)]);
+        let (window, rates) = timeline.course(0.1);
+        assert_eq!((window, rates.len()), (0.1, 4));
+        for (rate, wanted) in rates.iter().zip([100.0, 200.0, 0.0, 600.0]) {
+            assert!((rate - wanted).abs() < 1e-6, "{rates:?}");
+        }
+        let (window, rates) = Timeline {
+            samples: (0..=10_000).map(|at| (f64::from(at), vec![at as u64])).collect(),
+        }
+        .course(0.1);
+        assert_eq!((window, rates.len()), (0.1 * 32.0, 3125));
+        assert_eq!(Timeline::default().course(0.1).1, Vec::<f64>::new());
     }
 
     #[test]

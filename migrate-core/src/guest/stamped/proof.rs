@@ -25,7 +25,6 @@ pub struct Scanned {
     /// How long it took.
     pub elapsed_ms: f64,
     /// What was wrong, at most 64 extents.
-    #[schemars(with = "serde_json::Value")]
     pub faults: Faults,
 }
 
@@ -105,7 +104,6 @@ impl Testimony {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Proof {
     /// The answer.
-    #[schemars(with = "String")]
     pub verdict: Verdict,
     /// What speaks against a proof; empty if proven.
     pub reasons: Vec<String>,

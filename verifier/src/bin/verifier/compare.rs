@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use verifier::manifest::Manifest;
+use verifier::report::{CompareReport, SCHEMA};
 use verifier::verdict::Verdict;
+use workload::provenance::Provenance;
 use workload::region::Region;
 use workload::regular;
 use workload::say;
@@ -61,11 +63,16 @@ fn print(
     out: &mut Out,
 ) -> std::io::Result<()> {
     if args.json {
-        let report = serde_json::json!({
-            "schema": 1, "equal": differences.is_empty(),
-            "left_root": left.root, "right_root": right.root, "differences": differences,
-        });
-        writeln!(out, "{report}")?;
+        let report = CompareReport {
+            schema: SCHEMA,
+            provenance: Provenance::here("verifier"),
+            equal: differences.is_empty(),
+            left_root: left.root.clone(),
+            right_root: right.root.clone(),
+            differences: differences.to_vec(),
+        };
+        serde_json::to_writer(&mut *out, &report)?;
+        writeln!(out)?;
     } else if differences.is_empty() {
         writeln!(
             out,

@@ -17,6 +17,7 @@ use verifier::memory::Moment;
 use verifier::report::{ImageReport, Moved, SCHEMA};
 use verifier::scan::{Scan, scan_against};
 use verifier::verdict::Verdict;
+use workload::provenance::Provenance;
 use workload::say;
 use workload::spec::Workload;
 use workload::units::Bytes;
@@ -183,6 +184,7 @@ fn conclude(
     }
     ImageReport {
         schema: SCHEMA,
+        provenance: Provenance::here("verifier"),
         verdict,
         reasons,
         watermarks: scan.expected.watermarks(),

@@ -14,6 +14,7 @@ use workload::beat::books::{Books, Source};
 use workload::beat::said::Tag;
 use workload::interrupt;
 use workload::journal::Journal;
+use workload::provenance::Provenance;
 use workload::say;
 use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
@@ -66,6 +67,7 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
         let evidence = case.evidence();
         let report = JournalReport {
             schema: SCHEMA,
+            provenance: Provenance::here("verifier"),
             verdict: evidence.verdict(),
             run: case.journal.run.to_string(),
             tag: case.journal.tag,

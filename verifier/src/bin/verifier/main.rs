@@ -11,11 +11,14 @@ mod sources;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use verifier::report::{SCHEMA, SelfTestReport};
+use clap::{Parser, Subcommand, ValueEnum};
+use verifier::report::{
+    CompareReport, ImageReport, JournalReport, SCHEMA, ScanReport, SelfTestReport,
+};
 use verifier::self_test::lies;
 use verifier::verdict::Verdict;
-use workload::{exit, interrupt, say};
+use workload::provenance::Provenance;
+use workload::{document, exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -46,6 +49,8 @@ enum Command {
     Collect(collect::Args),
     /// Plant faults and lies, and look for each: a verifier that looks away fails
     SelfTest(SelfTestArgs),
+    /// Print the JSON schema of a command's --json output
+    Schema(SchemaArgs),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(&args),
         Command::Collect(args) => collect::run(&args),
         Command::SelfTest(args) => self_test(&args),
+        Command::Schema(args) => schema(&args),
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
@@ -68,6 +74,38 @@ fn main() -> ExitCode {
             ExitCode::from(exit::USAGE)
         }
     }
+}
+
+/// Whose schema.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Document {
+    Scan,
+    Image,
+    Compare,
+    Journal,
+    SelfTest,
+}
+
+#[derive(clap::Args)]
+struct SchemaArgs {
+    /// Which command's output
+    document: Document,
+}
+
+fn schema(args: &SchemaArgs) -> anyhow::Result<Verdict> {
+    let program = "verifier";
+    let schema = match args.document {
+        Document::Scan => document::schema::<ScanReport>(program, "scan", SCHEMA),
+        Document::Image => document::schema::<ImageReport>(program, "image", SCHEMA),
+        Document::Compare => document::schema::<CompareReport>(program, "compare", SCHEMA),
+        Document::Journal => document::schema::<JournalReport>(program, "journal", SCHEMA),
+        Document::SelfTest => document::schema::<SelfTestReport>(program, "self-test", SCHEMA),
+    };
+    say::document(|out| {
+        serde_json::to_writer_pretty(&mut *out, &schema)?;
+        writeln!(out)
+    })?;
+    Ok(Verdict::Proven)
 }
 
 #[derive(clap::Args)]
@@ -92,7 +130,9 @@ fn self_test(args: &SelfTestArgs) -> anyhow::Result<Verdict> {
         if args.json {
             let (faults, trouble) =
                 (planted.as_ref().ok().copied(), planted.as_ref().err().cloned());
-            let report = SelfTestReport { schema: SCHEMA, verdict, faults, trouble, lies };
+            let provenance = Provenance::here("verifier");
+            let report =
+                SelfTestReport { schema: SCHEMA, provenance, verdict, faults, trouble, lies };
             serde_json::to_writer(&mut *out, &report)?;
             return writeln!(out);
         }

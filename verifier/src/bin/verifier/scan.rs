@@ -16,6 +16,7 @@ use verifier::scan::{self, Scan};
 use verifier::verdict::Verdict;
 use workload::beat::books::BooksError;
 use workload::journal::JournalError;
+use workload::provenance::Provenance;
 use workload::region::Region;
 use workload::say;
 use workload::say::Out;
@@ -214,6 +215,7 @@ fn print(
     if args.json {
         let report = ScanReport {
             schema: SCHEMA,
+            provenance: Provenance::here("verifier"),
             verdict: outcome.verdict,
             reasons: outcome.reasons.clone(),
             moment: outcome.moment.to_owned(),

@@ -8,10 +8,12 @@ mod report;
 mod run;
 mod trace;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use workload::{exit, interrupt, say};
+use workload::report::{SCHEMA, Summary};
+use workload::{document, exit, interrupt, say};
 
 #[derive(Parser)]
 #[command(
@@ -32,6 +34,8 @@ enum Command {
     List,
     /// Show a workload's settings and how many distinct pages it dirties over time
     Show(list::ShowArgs),
+    /// Print the JSON schema of `run --json`
+    Schema,
     /// Make a trace from the dirty bitmaps that a hypervisor logged
     Trace(trace::Args),
 }
@@ -45,10 +49,20 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List => list::list().map(|()| exit::PROVEN),
         Command::Show(args) => list::show(&args).map(|()| exit::PROVEN),
+        Command::Schema => schema().map(|()| exit::PROVEN),
         Command::Trace(args) => trace::run(&args).map(|()| exit::PROVEN),
     };
     ExitCode::from(result.unwrap_or_else(|e| {
         say!("workload: {}", exit::one_line(e.as_ref()));
         exit::USAGE
     }))
+}
+
+fn schema() -> anyhow::Result<()> {
+    let schema = document::schema::<Summary>("workload", "run", SCHEMA);
+    say::document(|out| {
+        serde_json::to_writer_pretty(&mut *out, &schema)?;
+        writeln!(out)
+    })?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use workload::hiccup::Felt;
+use workload::provenance::Provenance;
 use workload::rate::{Demand, Plan};
 use workload::report::{PageRate, SCHEMA, Sample, Summary};
 use workload::run::RunId;
@@ -31,6 +32,7 @@ pub(crate) struct WhatRan<'a> {
     pub(crate) rate: &'a Demand,
     pub(crate) plan: Option<Plan>,
     pub(crate) seconds: f64,
+    pub(crate) provenance: Provenance,
 }
 
 /// Draws the sum of a run.
@@ -58,6 +60,7 @@ pub(crate) fn summary(
     });
     Summary {
         schema: SCHEMA,
+        provenance: what.provenance.clone(),
         run: what.run.to_string(),
         seconds: what.seconds,
         rate_wanted: what.rate.clone(),

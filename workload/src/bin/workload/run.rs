@@ -16,6 +16,7 @@ use workload::line::PageFormat;
 use workload::machine::{self, MemorySize};
 use workload::outlet::OutletAddress;
 use workload::profile::Profile;
+use workload::provenance::Provenance;
 use workload::rate::{Demand, Unit};
 use workload::region::Region;
 use workload::report::Sample;
@@ -178,6 +179,7 @@ impl Args {
 
 /// Runs to the end; the exit code says whether the writers found memory right.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let provenance = Provenance::here("workload");
     args.check()?;
     args.isa.apply().map_err(anyhow::Error::msg).context("--isa")?;
     let spec = args.spec()?;
@@ -235,7 +237,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         None => (0, None),
     };
     let windows = pages.finish()?;
-    let what = WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds };
+    let what =
+        WhatRan { run: run_id, workload: &workload, rate: &args.rate, plan, seconds, provenance };
     let summary = summary(&what, &stats, felt, &observed, &windows, refused, watermarks.read());
     say::report("workload", |out| match args.json {
         true => {

@@ -10,22 +10,11 @@ use workload::units::{Bytes, Rate, number};
 
 use super::{COLUMNS, Detail, details, spark, time, times, wrapped};
 
-/// What a command knows that the report does not say.
-#[derive(Clone, Debug)]
-pub(crate) struct Way {
-    /// Where the guest goes.
-    pub(crate) to: String,
-    /// What protects the link.
-    pub(crate) protection: &'static str,
-    /// The most bytes per second that it may take.
-    pub(crate) bandwidth: Option<Rate>,
-}
-
 /// Prints what a migration came to.
-pub(crate) fn print(out: &mut Out, run: &RunReport, way: &Way, detail: Detail) -> io::Result<()> {
-    write!(out, "{}", wrapped(&headline(run, way), "", "  ", COLUMNS))?;
+pub(crate) fn print(out: &mut Out, run: &RunReport, detail: Detail) -> io::Result<()> {
+    write!(out, "{}", wrapped(&headline(run), "", "  ", COLUMNS))?;
     if let Some(m) = run.last() {
-        print_attempt(out, run, m, way)?;
+        print_attempt(out, run, m)?;
     }
     if let Some(scan) = &run.source_scan {
         let state = scan.first_fault().unwrap_or_else(|| "clean".to_owned());
@@ -51,13 +40,13 @@ pub(crate) fn rounds(m: &MigrationReport) -> String {
 }
 
 /// The answer.
-fn headline(run: &RunReport, way: &Way) -> String {
+fn headline(run: &RunReport) -> String {
     let memory = run.last().map_or(0, |m| m.memory_pages * PAGE_BYTES);
     let memory = Bytes(memory.max(run.workload.memory.0));
     match (run.migrated, run.last()) {
         (true, Some(m)) => format!(
             "MIGRATED {memory} to {} in {} (and {} of setup), memory {}",
-            way.to,
+            run.link.as_ref().map_or("its destination", |link| link.to.as_str()),
             time(m.migration_ms),
             time(m.setup_ms),
             run.memory
@@ -76,7 +65,7 @@ fn headline(run: &RunReport, way: &Way) -> String {
     }
 }
 
-fn print_attempt(out: &mut Out, run: &RunReport, m: &MigrationReport, way: &Way) -> io::Result<()> {
+fn print_attempt(out: &mut Out, run: &RunReport, m: &MigrationReport) -> io::Result<()> {
     if m.stun.is_some() {
         let over = if m.over_goal { ": OVER" } else { "" };
         let goal = time(m.downtime_goal_ms);
@@ -123,16 +112,19 @@ fn print_attempt(out: &mut Out, run: &RunReport, m: &MigrationReport, way: &Way)
         write!(out, "{}", wrapped(&lost, "             ", "             ", COLUMNS))?;
     }
     if m.send_rate() > 0.0 {
-        let share = way.bandwidth.map_or(String::new(), |most| {
-            format!(", {:.0} % of {most}", m.send_rate() / most.0 as f64 * 100.0)
+        let (most, protection) = match &run.link {
+            Some(link) => (link.bandwidth, format!(", {}", link.protection)),
+            None => (None, String::new()),
+        };
+        let share = most.map_or(String::new(), |most| {
+            format!(", {:.0} % of {}", m.send_rate() / most as f64 * 100.0, Rate(most))
         });
         let streams = if m.streams == 1 { "stream" } else { "streams" };
         let link = format!(
-            "{}{share}; {}, {} {streams}, {}",
+            "{}{share}; {}, {} {streams}{protection}",
             Rate(m.send_rate() as u64),
             m.congestion,
-            m.streams,
-            way.protection
+            m.streams
         );
         write!(out, "{}", wrapped(&link, "  link       ", "             ", COLUMNS))?;
     }
