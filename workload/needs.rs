@@ -16,6 +16,7 @@ fn main() {
         ("has_mount_namespaces", has_mount_namespaces()),
         ("has_seccomp", Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()),
         ("has_huge_pages", has_huge_pages()),
+        ("has_chromium", has_chromium()),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");
         if here {
@@ -34,6 +35,12 @@ fn has_kvm() -> bool {
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// A browser without a screen.
+fn has_chromium() -> bool {
+    let tried = Command::new("chromium-headless-shell").arg("--version").output();
+    tried.is_ok_and(|tried| tried.status.success())
 }
 
 fn has_mount_namespaces() -> bool {

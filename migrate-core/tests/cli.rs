@@ -343,7 +343,7 @@ fn certificates_are_made_and_never_overwritten() {
 
 #[test]
 fn schemas_in_docs_are_those_of_the_program() {
-    for document in ["bench", "send", "receive"] {
+    for document in ["bench", "send", "receive", "sweep", "compare"] {
         let printed = vmigrate(&["schema", document]).stdout;
         let path = format!("../docs/schema/{document}.schema.json");
         let stored = std::fs::read(&path).unwrap_or_default();

@@ -13,7 +13,8 @@ pub fn schema<T: JsonSchema>(program: &str, command: &str, version: u32) -> Sche
     let mut schema = schemars::schema_for!(T);
     schema.insert("$id".to_owned(), json!(format!("urn:vmigrate:{program}:{command}:{version}")));
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    if let Some(own) = properties.and_then(|all| all.get_mut("schema")).and_then(Value::as_object_mut)
+    if let Some(own) =
+        properties.and_then(|all| all.get_mut("schema")).and_then(Value::as_object_mut)
     {
         own.insert("const".to_owned(), json!(version));
     }

@@ -25,6 +25,12 @@ impl HostPort {
         split(&self.text).map_or(self.text.as_str(), |(host, _)| host)
     }
 
+    /// The name that the host's certificate must be of; none for an address of IPv6, which may have a
+    /// scope that no certificate has.
+    pub fn certified_name(&self) -> Option<String> {
+        Some(self.host().to_owned()).filter(|host| !host.contains(':'))
+    }
+
     /// Every address, in the order in which they are tried; at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

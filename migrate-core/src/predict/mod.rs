@@ -2,4 +2,5 @@
 //! under the policies that run, and the bounds that no migration can beat.
 
 pub mod bound;
+pub mod closed_form;
 pub mod model;

@@ -22,7 +22,8 @@ use crate::predict::bound::Optimality;
 use crate::proto::EARLIER_MAX;
 use crate::proto::hello::MigrationId;
 use crate::report::{
-    GuestCost, LinkReport, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind, Witnesses,
+    GuestCost, LinkReport, MigrationReport, RunReport, RunVerdict, SCHEMA, Status, StatusKind,
+    Witnesses,
 };
 use crate::source::{self, Migrated, Notes, SourceSettings, Withdrawal};
 

@@ -11,7 +11,9 @@ use workload::beat::session::Name;
 use crate::verdict::Verdict;
 
 /// What is wrong with a run that contradicts itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
     /// Two guests went on as this one.
@@ -30,7 +32,9 @@ impl fmt::Display for Kind {
 }
 
 /// Why a run that is not wrong is not proven.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(tag = "reason", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reason {
     /// Lines are missing that were written, or nothing says where a session ends.

@@ -31,7 +31,9 @@ pub struct SessionId(pub u32);
 written_in_digits!(SessionId, u32, 8, "session");
 
 /// A name that stands in a line as one word: of a collector, or of a mark.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct Name(String);

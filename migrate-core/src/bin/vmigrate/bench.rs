@@ -18,6 +18,7 @@ use migrate_core::link::LinkSettings;
 use migrate_core::memory::PAGE_BYTES;
 use migrate_core::operator::Desk;
 use migrate_core::policy::{PolicyKind, Settings};
+use migrate_core::predict::closed_form;
 use migrate_core::report::{
     BenchReport, BenchRun, MigrationReport, RatioReport, RunReport, RunVerdict, SCHEMA,
 };
@@ -31,8 +32,8 @@ use workload::{exit, interrupt, machine, say};
 
 use crate::args::{StateArgs, TellArgs};
 use crate::console::Console;
-use crate::output::{Kept, print_json};
 use crate::engine::EngineArgs;
+use crate::output::{Kept, print_json};
 use crate::receiver::{GIVE_UP_AFTER, Receiver};
 use crate::send::migrate;
 use crate::show;
@@ -228,7 +229,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 fn expected_s(memory: Bytes, r: f64, slow: Rate, link: Rate) -> f64 {
     const BESIDE_S: f64 = 3.0;
     let dirtied = r * slow.0 as f64;
-    model_time(memory.0 as f64, link.0 as f64, dirtied, BETA) + BESIDE_S
+    closed_form::time(memory.0 as f64, link.0 as f64, dirtied, BETA) + BESIDE_S
 }
 
 /// One is wrong before one failed before one proved nothing.
@@ -261,67 +262,58 @@ fn one(
     journal: Option<&Path>,
 ) -> anyhow::Result<RunReport> {
     let One { policy, memory, rate, slow, link, .. } = *wanted;
-    let directory = std::env::temp_dir().join(format!("vmigrate-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    let result = Receiver::start(&directory, &args.state).and_then(|receiver| {
-        let goal = PAPER_GOAL_S * (memory.0 as f64 / PAPER_MEMORY) * (PAPER_LINK / slow.0 as f64);
-        let engine = &args.engine;
-        let source = engine.source(
-            receiver.address.into(),
-            LinkSettings::default(),
-            policy,
-            Duration::from_secs_f64(goal),
-            &args.state,
-            desk.clone(),
-        );
-        let trial = Trial {
-            guest: GuestSettings {
-                machine: engine.guest,
-                rate: Some(rate),
-                proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
-                journal: Some(receiver.journal.clone()),
-                ..GuestSettings::of(WorkloadSpec {
-                    format: PageFormat::fresh(),
-                    seed: args.seed,
-                    memory,
-                    writers: 2,
-                    workload: Profile {
-                        record: Bytes(16 << 10),
-                        ..Profile::new(PatternSpec::Stream)
-                    },
-                })
+    let receiver = Receiver::start(&args.state)?;
+    let goal = PAPER_GOAL_S * (memory.0 as f64 / PAPER_MEMORY) * (PAPER_LINK / slow.0 as f64);
+    let engine = &args.engine;
+    let source = engine.source(
+        receiver.address.into(),
+        LinkSettings::default(),
+        policy,
+        Duration::from_secs_f64(goal),
+        &args.state,
+        desk.clone(),
+    );
+    let trial = Trial {
+        guest: GuestSettings {
+            machine: engine.guest,
+            rate: Some(rate),
+            proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
+            journal: Some(receiver.journal.clone()),
+            ..GuestSettings::of(WorkloadSpec {
+                format: PageFormat::fresh(),
+                seed: args.seed,
+                memory,
+                writers: 2,
+                workload: Profile { record: Bytes(16 << 10), ..Profile::new(PatternSpec::Stream) },
+            })
+        },
+        tracker: engine.tracker,
+        source: SourceSettings {
+            // The experiment's engine sent whole pages.
+            encoding: engine.encoding(Encoding::PLAIN),
+            bandwidth: Some(link.0 as f64),
+            limits: Settings {
+                beta: engine.beta.unwrap_or(BETA),
+                // At r = 0.919 each round still sends 92 % of the one before.
+                rounds_max: engine.rounds.max(500),
+                ..source.limits
             },
-            tracker: engine.tracker,
-            source: SourceSettings {
-                // The experiment's engine sent whole pages.
-                encoding: engine.encoding(Encoding::PLAIN),
-                bandwidth: Some(link.0 as f64),
-                limits: Settings {
-                    beta: engine.beta.unwrap_or(BETA),
-                    // At r = 0.919 each round still sends 92 % of the one before.
-                    rounds_max: engine.rounds.max(500),
-                    ..source.limits
-                },
-                // Nobody comes to decide about a bench's guest.
-                give_up_after: args.state.give_up_after.or(Some(GIVE_UP_AFTER)),
-                ..source
-            },
-            wait: Duration::ZERO,
-            retry: 0,
-            linger: Duration::from_millis(500),
-        };
-        let console = Console::of_one(args.told.detail(), wanted.name.clone());
-        let report = migrate(&trial, console);
-        if let Some(path) = journal
-            && let Err(error) = std::fs::copy(&receiver.journal, path)
-        {
-            say!("vmigrate: cannot keep {}: {error}", path.display());
-        }
-        report
-    });
-    let _ = std::fs::remove_dir_all(&directory);
-    result
+            // Nobody comes to decide about a bench's guest.
+            give_up_after: args.state.give_up_after.or(Some(GIVE_UP_AFTER)),
+            ..source
+        },
+        wait: Duration::ZERO,
+        retry: 0,
+        linger: Duration::from_millis(500),
+    };
+    let console = Console::of_one(args.told.detail(), wanted.name.clone());
+    let report = migrate(&trial, console);
+    if let Some(path) = journal
+        && let Err(error) = std::fs::copy(&receiver.journal, path)
+    {
+        say!("vmigrate: cannot keep {}: {error}", path.display());
+    }
+    report
 }
 
 /// Means over the iterations of one workload; `None` if any migration of it failed.
@@ -361,7 +353,8 @@ fn ratio(
     });
     // A fast run that needed no throttle says nothing of beta; the controller is the same.
     let beta = beta_slow.unwrap_or(1.0);
-    let model = model_time(memory, b_slow, d_slow, beta) / model_time(memory, b_fast, d_fast, beta);
+    let model = closed_form::time(memory, b_slow, d_slow, beta)
+        / closed_form::time(memory, b_fast, d_fast, beta);
     Some(RatioReport {
         policy,
         slow_lost_ms: over(&slow_runs, |m| m.guest_lost_ms()),
@@ -384,12 +377,4 @@ fn ratio(
 fn mean_of_some(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let values: Vec<f64> = values.flatten().collect();
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
-/// Time to migrate `m` bytes at bandwidth `b` with dirty rate `d`: a full round that leaves
-/// min(1, d/b) of memory, then rounds that each leave min(d/b, beta) of what they sent. Below
-/// beta this is M/(B-D), at d >= b it is (M/B)(1 + 1/(1-beta)).
-fn model_time(m: f64, b: f64, d: f64, beta: f64) -> f64 {
-    let rho = d / b;
-    m / b * (1.0 + rho.min(1.0) / (1.0 - rho.min(beta)))
 }

@@ -3,14 +3,20 @@
 mod args;
 mod bench;
 mod check;
+mod compare;
 mod console;
+mod documents;
 mod engine;
 mod output;
+mod page;
 mod receive;
 mod receiver;
+mod report;
+mod require;
 mod resolve;
 mod send;
 mod show;
+mod sweep;
 mod tls_init;
 
 use std::process::ExitCode;
@@ -34,6 +40,12 @@ struct Cli {
 enum Command {
     /// One host: the 10-versus-40 GbE experiment scaled to this machine, proven
     Bench(bench::Args),
+    /// A matrix of migrations: rates, policies, workloads, repeats
+    Sweep(Box<sweep::Args>),
+    /// Two sets of runs beside each other, and whether the second is worse
+    Compare(compare::Args),
+    /// Runs as one HTML page with plots
+    Report(report::Args),
     /// Start a guest that keeps writing and migrate it to a waiting receiver
     Send(Box<send::Args>),
     /// Wait for a guest, run it, and prove it
@@ -60,6 +72,9 @@ fn main() -> ExitCode {
     interrupt::outlive_file_size_limit();
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Receive(args) => receive::run(&args),
         Command::Status(args) => resolve::status(&args),

@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use migrate_core::report::{BenchReport, ReceiveReport, RunReport, SCHEMA};
+use migrate_core::report::{
+    BenchReport, CompareReport, ReceiveReport, RunReport, SCHEMA, SweepRun,
+};
 use serde::Serialize;
 use workload::document;
 use workload::exit;
@@ -19,6 +21,8 @@ use workload::say::Out;
 enum Document {
     Bench,
     Send,
+    Sweep,
+    Compare,
     Receive,
 }
 
@@ -32,6 +36,8 @@ pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
     let schema = match args.document {
         Document::Bench => document::schema::<BenchReport>("vmigrate", "bench", SCHEMA),
         Document::Send => document::schema::<RunReport>("vmigrate", "send", SCHEMA),
+        Document::Sweep => document::schema::<SweepRun>("vmigrate", "sweep", SCHEMA),
+        Document::Compare => document::schema::<CompareReport>("vmigrate", "compare", SCHEMA),
         Document::Receive => document::schema::<ReceiveReport>("vmigrate", "receive", SCHEMA),
     };
     say::document(|out| print_json(out, &schema))?;
@@ -50,6 +56,13 @@ pub(crate) fn print_json_line(out: &mut Out, document: &impl Serialize) -> io::R
     writeln!(out)
 }
 
+/// A name for what a command keeps that starts now.
+pub(crate) fn dated(command: &str) -> String {
+    let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let at: String = at.chars().filter(|c| !"-:Z".contains(*c)).collect();
+    format!("{command}-{}", at.replace('T', "-"))
+}
+
 /// A folder in which what a command found is kept, under names that begin with the command and the
 /// time.
 #[derive(Clone, Debug)]
@@ -63,9 +76,7 @@ impl Kept {
     /// is said and ends nothing.
     pub(crate) fn open(folder: Option<&Path>, command: &str) -> Option<Self> {
         let folder = folder?;
-        let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let at: String = at.chars().filter(|c| !"-:Z".contains(*c)).collect();
-        let name = format!("{command}-{}", at.replace('T', "-"));
+        let name = dated(command);
         // Two that start in one second are told apart.
         let free = |name: &str| !folder.join(format!("{name}.json")).exists();
         let names = (2..).map(|number| format!("{name}.{number}"));

@@ -91,17 +91,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     loop {
         let mut console = Console::new(detail);
         let provenance = Provenance::here("vmigrate");
-        let mut report = match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
-            Ok(arrived) => prove(arrived, &console)?,
-            Err(error) => {
-                say!("vmigrate: {error}");
-                // Nobody is there: it is over, as was asked for, or nobody ever can come.
-                if !args.once && console.arriving().migration.is_none() {
-                    return Ok(came.end(&error));
+        let mut report =
+            match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
+                Ok(arrived) => prove(arrived, &console)?,
+                Err(error) => {
+                    say!("vmigrate: {error}");
+                    // Nobody is there: it is over, as was asked for, or nobody ever can come.
+                    if !args.once && console.arriving().migration.is_none() {
+                        return Ok(came.end(&error));
+                    }
+                    did_not_come(&error, console.arriving())
                 }
-                did_not_come(&error, console.arriving())
-            }
-        };
+            };
         console.clear();
         report.provenance = Some(provenance);
         report.protection = link.protection(&[address]).to_owned();

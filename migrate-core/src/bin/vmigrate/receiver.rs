@@ -1,11 +1,11 @@
 //! A receiver of this program's own, for commands that migrate on one host.
 
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use tempfile::TempDir;
 
 use crate::args::StateArgs;
 
@@ -16,13 +16,16 @@ pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Receiver {
     child: Child,
     pub(crate) address: std::net::SocketAddr,
+    /// The journal that it goes on with.
     pub(crate) journal: std::path::PathBuf,
+    _directory: TempDir,
 }
 
 impl Receiver {
-    pub(crate) fn start(directory: &Path, state: &StateArgs) -> anyhow::Result<Self> {
+    pub(crate) fn start(state: &StateArgs) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
-        let journal = directory.join("journal");
+        let directory = tempfile::tempdir().context("cannot make a folder for the journal")?;
+        let journal = directory.path().join("journal");
         let mut child = Command::new(program)
             .args([
                 "receive",
@@ -53,7 +56,7 @@ impl Receiver {
             std::thread::spawn(move || io::copy(&mut stdout, &mut io::sink()));
         }
         match first.trim().parse() {
-            Ok(address) => Ok(Self { child, address, journal }),
+            Ok(address) => Ok(Self { child, address, journal, _directory: directory }),
             Err(_) => {
                 let _ = child.kill();
                 let _ = child.wait();

@@ -19,12 +19,13 @@ use workload::profile::Profile;
 use workload::run::RunId;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
-use workload::{interrupt, say};
+use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs, TellArgs};
 use crate::console::Console;
 use crate::engine::EngineArgs;
 use crate::output::{Kept, print_json};
+use crate::require::Requirement;
 use crate::show;
 
 #[derive(ClapArgs)]
@@ -83,6 +84,9 @@ pub(crate) struct Args {
     /// Keep the guest's memory on huge pages, which must have been reserved
     #[arg(long)]
     huge_pages: bool,
+    /// Exit with 6 if the guest migrated and this does not hold: 'downtime<50ms'; may be given again
+    #[arg(long, value_name = "WISH")]
+    require: Vec<Requirement>,
     /// Keep heartbeats in this file
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -114,8 +118,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.congestion.check()?;
     let link = LinkSettings {
         congestion: args.congestion.clone(),
-        // An address of IPv6 may have a scope, which no certificate has.
-        peer_name: Some(args.to.host().to_owned()).filter(|host| !host.contains(':')),
+        peer_name: args.to.certified_name(),
         ..args.link.resolve(Side::Client)?
     };
     for address in args.to.addresses() {
@@ -144,13 +147,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let kept = Kept::open(args.told.out.as_deref(), "send");
     let detail = args.told.detail();
-    let report = migrate(&trial, Console::new(detail))?;
+    let mut report = migrate(&trial, Console::new(detail))?;
+    let unmet: Vec<String> = args.require.iter().filter_map(|wish| wish.unmet(&report)).collect();
+    if !unmet.is_empty() && report.exit_code == exit::PROVEN {
+        report.exit_code = exit::WISH;
+    }
     if let Some(kept) = kept {
         kept.keep(&report);
     }
     say::report("vmigrate", |out| match args.told.json {
         true => print_json(out, &report),
-        false => show::run::print(out, &report, detail),
+        false => {
+            show::run::print(out, &report, detail)?;
+            unmet.iter().try_for_each(|unmet| show::sweep::unmet(out, unmet))
+        }
     });
     Ok(report.exit_code)
 }

@@ -208,10 +208,9 @@ mod tests {
         for (rate, wanted) in rates.iter().zip([100.0, 200.0, 0.0, 600.0]) {
             assert!((rate - wanted).abs() < 1e-6, "{rates:?}");
         }
-        let (window, rates) = Timeline {
-            samples: (0..=10_000).map(|at| (f64::from(at), vec![at as u64])).collect(),
-        }
-        .course(0.1);
+        let (window, rates) =
+            Timeline { samples: (0..=10_000).map(|at| (f64::from(at), vec![at as u64])).collect() }
+                .course(0.1);
         assert_eq!((window, rates.len()), (0.1 * 32.0, 3125));
         assert_eq!(Timeline::default().course(0.1).1, Vec::<f64>::new());
     }

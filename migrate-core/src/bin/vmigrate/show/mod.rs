@@ -1,14 +1,18 @@
 //! What the commands say on standard output to people: the answer first, in words, within 80 columns.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod details;
 pub(crate) mod received;
 pub(crate) mod run;
 mod spark;
+pub(crate) mod sweep;
 
 use std::time::Duration;
 
-use workload::units::number;
+use migrate_core::report::Spread;
+use migrate_core::report::metric::Unit;
+use workload::units::{Bytes, Rate, number};
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,30 @@ pub(crate) fn time(ms: f64) -> String {
         ms if ms < 99_950.0 => format!("{:.1} s", ms / 1e3),
         ms => format!("{:.0} s", ms / 1e3),
     }
+}
+
+/// A figure as a person reads it.
+pub(crate) fn figure(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Time => time(value),
+        Unit::Size => Bytes(value as u64).to_string(),
+        Unit::Rate => Rate(value as u64).to_string(),
+        Unit::Share => number(value, 2),
+    }
+}
+
+/// A figure of several runs: `6.5 s (6.1s to 7.0s)`, and how many of how many have it.
+pub(crate) fn spread(unit: Unit, spread: &Spread) -> String {
+    let how_many = match spread.n < spread.of {
+        true => format!(" {}/{}", spread.n, spread.of),
+        false => String::new(),
+    };
+    let short = |value| figure(unit, value).replace(' ', "");
+    let within = match spread.n {
+        1 => String::new(),
+        _ => format!(" ({} to {})", short(spread.min), short(spread.max)),
+    };
+    format!("{}{within}{how_many}", figure(unit, spread.median))
 }
 
 /// How often something fits into another: `37.9 x`.
