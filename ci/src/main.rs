@@ -14,6 +14,7 @@ mod qemu;
 mod samples;
 mod workloads;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +49,8 @@ enum Command {
     Lives,
     /// Migrations between two libvirt daemons, judged likewise
     Libvirt(qemu::libvirt::Args),
+    /// Print the JSON schema of `qemu --json` and `libvirt --json`
+    Schema,
     /// Measure, side by side with peers and limits (see ci/bench)
     Bench(bench::Args),
 }
@@ -59,7 +62,7 @@ impl Command {
             Self::Namespaces(_) | Self::Links(_) | Self::Qemu(_) | Self::Libvirt(_) => true,
             Self::Bench(args) => args.makes_hosts(),
             Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) => false,
-            Self::Vm(_) | Self::Lives => false,
+            Self::Vm(_) | Self::Lives | Self::Schema => false,
         }
     }
 }
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
         Command::Workloads(args) => workloads::run(&args),
         Command::Migrations(args) => migrations::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Schema => schema(),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -119,6 +123,15 @@ fn main() -> ExitCode {
             ExitCode::from(workload::exit::USAGE)
         }
     }
+}
+
+fn schema() -> anyhow::Result<u8> {
+    let schema = workload::document::schema::<qemu::LabReport>("ci", "lab", qemu::SCHEMA);
+    workload::say::document(|out| {
+        serde_json::to_writer_pretty(&mut *out, &schema)?;
+        writeln!(out)
+    })?;
+    Ok(workload::exit::PROVEN)
 }
 
 fn skipped(what: &str, reason: &str) -> ExitCode {

@@ -30,6 +30,8 @@ pub mod line;
 pub mod machine;
 pub mod outlet;
 pub mod pattern;
+#[cfg(feature = "pipeline")]
+pub mod pipeline;
 pub mod profile;
 pub mod provenance;
 pub mod rate;

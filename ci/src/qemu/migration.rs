@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::qmp::Qmp;
@@ -106,7 +108,7 @@ pub(crate) struct Limits {
 }
 
 /// What QEMU says of a migration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(crate) struct Claim {
     /// `completed`, `failed` or `cancelled`.
     pub(crate) status: String,

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 pub(crate) use boot::{Args, run};
+pub(crate) use lab::row::{LabReport, SCHEMA};
 pub(crate) use lab::{Args as LabArgs, libvirt, run as run_lab};
 pub(crate) use lives::run as run_lives;
 
@@ -37,6 +38,15 @@ pub(crate) fn missing_program() -> Option<String> {
         );
     }
     None
+}
+
+/// Which QEMU, and what runs its guests.
+fn version() -> String {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let said = said.unwrap_or_default();
+    let number = said.split_whitespace().nth(3).unwrap_or("of unknown version");
+    format!("QEMU {number} under TCG")
 }
 
 /// Where the kernel is kept between runs.

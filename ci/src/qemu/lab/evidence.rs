@@ -7,6 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 use verifier::case::Case;
 use workload::clock::realtime_ns;
@@ -20,7 +22,7 @@ use crate::qemu::vm::{Port, Vm};
 const RUN_ON: Duration = Duration::from_millis(1500);
 
 /// One look at memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(super) struct Look {
     /// `PROVEN`, `WRONG` or `INCONCLUSIVE`.
     pub(super) verdict: String,
@@ -29,7 +31,7 @@ pub(super) struct Look {
 }
 
 /// All looks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(super) struct Evidence {
     /// From outside, by the RAM of the stopped destination, before it ran.
     pub(super) image: Option<Look>,
@@ -62,6 +64,14 @@ impl Evidence {
         } else {
             "INCONCLUSIVE"
         }
+    }
+}
+
+impl Evidence {
+    /// What any look found.
+    pub(super) fn faults(&self) -> impl Iterator<Item = &String> {
+        let looks = [Some(&self.inside), Some(&self.later), Some(&self.image_later)];
+        self.image.iter().chain(looks.into_iter().flatten()).flat_map(|look| &look.faults)
     }
 }
 

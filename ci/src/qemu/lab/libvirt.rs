@@ -1,7 +1,6 @@
 //! `ci libvirt`: the same between two libvirt daemons, each on a host of its own: in its own
 //! network, mount and UTS namespace, with its own directories, users and identity.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,11 +10,11 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use workload::beat::collector::Collector;
 use workload::beat::ledger::here;
-use workload::exit;
 
+use super::Common;
 use super::bed::{Bed, Life, Plan};
 use super::evidence::{self, Evidence, Subject};
-use super::{Common, print_row};
+use super::row::{Table, Told};
 use crate::hosts::ADDRESSES;
 use crate::programs::Ended;
 use crate::qemu::migration::Claim;
@@ -35,6 +34,8 @@ pub(crate) struct Args {
     options: Vec<String>,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    told: Told,
 }
 
 const DOMAIN: &str = "vm";
@@ -71,25 +72,32 @@ pub(crate) fn missing() -> Option<String> {
     None
 }
 
+/// Which libvirt, and over which QEMU.
+fn version() -> String {
+    let output = Command::new("libvirtd").arg("--version").output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let said = said.unwrap_or_default();
+    let number = said.split_whitespace().last().unwrap_or("of unknown version");
+    format!("libvirt {number} over {}", crate::qemu::version())
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let bed = Bed::new(args.common.plan()?, args.common.link)?;
-    let mut out = std::io::stdout();
-    writeln!(out, "libvirt, QEMU under TCG, {} KiB; times in ms", bed.plan.memory_kib)?;
-    super::print_header(&mut out)?;
+    let title = format!("{} KiB", bed.plan.memory_kib);
+    let mut table = Table::begin(&args.told, "libvirt", version(), &title)?;
     let mut daemons = Vec::new();
     for host in 0..2 {
         daemons.push(Daemon::start(&bed, host)?);
     }
-    let mut code = exit::PROVEN;
     for (number, options) in args.options.iter().enumerate() {
         crate::interrupted()?;
         let name = options.replace("--live", "").trim().to_owned();
         let name = if name.is_empty() { "live".to_owned() } else { name };
         let short: String = name.chars().take(17).collect();
         let row = one(&bed, &daemons, number, options);
-        code = code.max(print_row(&mut out, &short, row)?);
+        table.add(&short, row)?;
     }
-    Ok(code)
+    Ok(table.end())
 }
 
 fn one(

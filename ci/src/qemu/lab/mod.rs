@@ -4,6 +4,7 @@
 mod bed;
 mod evidence;
 pub(crate) mod libvirt;
+pub(crate) mod row;
 mod sabotage;
 mod side_by_side;
 
@@ -18,6 +19,7 @@ use workload::units::{Rate, parse_duration};
 use super::migration::{self, Claim, Limits, MODES, Mode};
 use bed::{Bed, Plan};
 use evidence::Evidence;
+use row::{Table, Told};
 use sabotage::{Earlier, Sabotage};
 
 #[derive(ClapArgs)]
@@ -37,6 +39,8 @@ pub(crate) struct Args {
     mode: Vec<String>,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    told: Told,
     /// Plant faults into the destination before it runs, one kind after the other, and none
     #[arg(long, conflicts_with = "side_by_side")]
     sabotage: bool,
@@ -102,7 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let bed = Bed::new(plan, args.common.link)?;
     match args.sabotage {
         true => sabotaged(&bed),
-        false => modes(&bed, &args.mode),
+        false => modes(&bed, &args.mode, &args.told),
     }
 }
 
@@ -134,24 +138,21 @@ fn courses(names: &[String]) -> anyhow::Result<Vec<(String, Course)>> {
     Ok(courses)
 }
 
-fn modes(bed: &Bed, names: &[String]) -> anyhow::Result<u8> {
+fn modes(bed: &Bed, names: &[String], told: &Told) -> anyhow::Result<u8> {
     let courses = courses(names)?;
-    let mut out = std::io::stdout();
     let start = Instant::now();
-    writeln!(
-        out,
-        "QEMU under TCG, {} KiB, {} MiB of it written by {} at {}; times in ms",
+    let title = format!(
+        "{} KiB, {} MiB of it written by {} at {}",
         bed.plan.memory_kib, bed.plan.region_mib, bed.plan.workload, bed.plan.rate
-    )?;
-    print_header(&mut out)?;
-    let mut code = exit::PROVEN;
+    );
+    let mut table = Table::begin(told, "qemu", super::version(), &title)?;
     for (name, course) in courses {
         crate::interrupted()?;
         let row = one(bed, &name, course);
-        code = code.max(print_row(&mut out, &name, row)?);
+        table.add(&name, row)?;
     }
-    writeln!(out, "{:.0} s in all", start.elapsed().as_secs_f64())?;
-    Ok(code)
+    table.note(&format!("{:.0} s in all", start.elapsed().as_secs_f64()))?;
+    Ok(table.end())
 }
 
 fn print_header(out: &mut impl Write) -> std::io::Result<()> {
@@ -160,29 +161,6 @@ fn print_header(out: &mut impl Write) -> std::io::Result<()> {
         "{:<17} {:>7} {:>8} {:>7} {:>7} {:>6} {:>9}  {:<12} {:<12} {:<12} verdict",
         "mode", "total", "claimed", "felt", "seen", "passes", "bytes", "image", "inside", "later"
     )
-}
-
-/// One line of the table, and its exit code.
-fn print_row(
-    out: &mut impl Write,
-    name: &str,
-    row: anyhow::Result<(Claim, Evidence)>,
-) -> anyhow::Result<u8> {
-    match row {
-        Ok((claim, evidence)) => {
-            print(out, name, &claim, &evidence)?;
-            Ok(match evidence.verdict() {
-                "PROVEN" => exit::PROVEN,
-                "WRONG" => exit::WRONG,
-                _ => exit::INCONCLUSIVE,
-            })
-        }
-        Err(e) => {
-            crate::interrupted()?;
-            writeln!(out, "{name:<17} FAILED: {}", exit::one_line(e.as_ref()))?;
-            Ok(exit::FAILED)
-        }
-    }
 }
 
 fn print(

@@ -70,7 +70,7 @@ pub(crate) struct TellArgs {
     /// Tell rounds, pages, decisions and the optimum as well
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// Keep the JSON in this folder, named by date and time; made if it is not there
+    /// Keep JSON and page in this folder, named by date and time; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }

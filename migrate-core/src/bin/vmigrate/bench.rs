@@ -24,6 +24,7 @@ use migrate_core::report::{
 };
 use migrate_core::source::SourceSettings;
 use migrate_core::trial::Trial;
+use workload::pipeline::{Case, Pipeline};
 use workload::profile::{PatternSpec, Profile};
 use workload::provenance::Provenance;
 use workload::spec::WorkloadSpec;
@@ -33,6 +34,7 @@ use workload::{exit, interrupt, machine, say};
 use crate::args::{StateArgs, TellArgs};
 use crate::console::Console;
 use crate::engine::EngineArgs;
+use crate::outcome;
 use crate::output::{Kept, print_json};
 use crate::receiver::{GIVE_UP_AFTER, Receiver};
 use crate::send::migrate;
@@ -113,6 +115,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     told: TellArgs,
+    #[command(flatten)]
+    pipeline: Pipeline,
     #[command(flatten)]
     state: StateArgs,
 }
@@ -214,7 +218,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     if let Some(kept) = &kept {
         kept.keep(&report);
+        kept.draw();
     }
+    let cases: Vec<_> = report.runs.iter().map(outcome_of).collect();
+    args.pipeline.tell("vmigrate", "bench", &cases);
     say::report("vmigrate", |out| match args.told.json {
         true => print_json(out, &report),
         false => {
@@ -223,6 +230,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         }
     });
     Ok(report.exit_code)
+}
+
+/// One migration as pipelines read it.
+fn outcome_of(done: &BenchRun) -> Case {
+    let label = |name: &str, value: String| (name.to_owned(), value);
+    let labels = vec![
+        label("policy", done.policy.name().to_owned()),
+        label("r", done.r_wanted.to_string()),
+        label("link", Rate(done.link).as_bits()),
+        label("iteration", done.iteration.to_string()),
+    ];
+    let name = format!(
+        "{} at r = {} over {} ({})",
+        done.policy.name(),
+        done.r_wanted,
+        Rate(done.link).as_bits(),
+        done.iteration
+    );
+    outcome::case(name, labels, &done.run, &[])
 }
 
 /// Seconds that one migration should take by the model, with what goes before and comes after it.

@@ -35,7 +35,7 @@ pub(crate) struct Case {
 
 impl Case {
     /// What a run says of itself.
-    fn of(run: &RunReport) -> Self {
+    pub(crate) fn of(run: &RunReport) -> Self {
         let bandwidth = run.link.as_ref().and_then(|link| link.bandwidth);
         let rate = run.rate_wanted;
         Self {

@@ -7,6 +7,7 @@ mod compare;
 mod console;
 mod documents;
 mod engine;
+mod outcome;
 mod output;
 mod page;
 mod receive;

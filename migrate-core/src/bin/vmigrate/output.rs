@@ -16,6 +16,8 @@ use workload::exit;
 use workload::say;
 use workload::say::Out;
 
+use crate::{documents, page};
+
 /// Whose schema.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Document {
@@ -103,6 +105,18 @@ impl Kept {
     pub(crate) fn keep(&self, document: &impl Serialize) {
         if self.keep_quietly(document) {
             say!("vmigrate: kept {}", self.path(".json").display());
+        }
+    }
+
+    /// Draws what was kept as a page beside it. That it cannot be is said, and ends nothing.
+    pub(crate) fn draw(&self) {
+        let page = self.path(".html");
+        let drawn = documents::read(&self.path(".json"))
+            .and_then(|runs| page::of(&self.name, &runs))
+            .and_then(|html| Ok(std::fs::write(&page, html)?))
+            .with_context(|| format!("cannot keep {}", page.display()));
+        if let Err(error) = drawn {
+            say!("vmigrate: {error:#}");
         }
     }
 

@@ -15,6 +15,7 @@ use migrate_core::report::RunReport;
 use migrate_core::source::SourceSettings;
 use migrate_core::trial::Trial;
 use workload::line::PageFormat;
+use workload::pipeline::Pipeline;
 use workload::profile::Profile;
 use workload::run::RunId;
 use workload::spec::WorkloadSpec;
@@ -23,7 +24,9 @@ use workload::{exit, interrupt, say};
 
 use crate::args::{LinkArgs, StateArgs, TellArgs};
 use crate::console::Console;
+use crate::documents;
 use crate::engine::EngineArgs;
+use crate::outcome;
 use crate::output::{Kept, print_json};
 use crate::require::Requirement;
 use crate::show;
@@ -93,6 +96,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     told: TellArgs,
     #[command(flatten)]
+    pipeline: Pipeline,
+    #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     state: StateArgs,
@@ -154,7 +159,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     if let Some(kept) = kept {
         kept.keep(&report);
+        kept.draw();
     }
+    let name = format!("{} to {}", documents::Case::of(&report).name(), args.to);
+    args.pipeline.tell("vmigrate", "send", &[outcome::case(name, Vec::new(), &report, &unmet)]);
     say::report("vmigrate", |out| match args.told.json {
         true => print_json(out, &report),
         false => {

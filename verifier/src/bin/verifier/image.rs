@@ -17,6 +17,7 @@ use verifier::memory::Moment;
 use verifier::report::{ImageReport, Moved, SCHEMA};
 use verifier::scan::{Scan, scan_against};
 use verifier::verdict::Verdict;
+use workload::pipeline::Pipeline;
 use workload::provenance::Provenance;
 use workload::say;
 use workload::spec::Workload;
@@ -24,6 +25,7 @@ use workload::units::Bytes;
 use workload::work::Watch;
 use workload::{PAGE_BYTES, PAGE_LINES};
 
+use crate::outcome;
 use crate::show::{Progress, faults, heard, notes};
 use crate::sources::{Computing, Sources};
 
@@ -56,6 +58,8 @@ pub(crate) struct Args {
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pipeline: Pipeline,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
@@ -115,6 +119,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         }
         false => print_all(out, &image, &found, &workload, &report),
     });
+    args.pipeline.tell(
+        "verifier",
+        "image",
+        &[outcome::case(
+            args.image.display().to_string(),
+            report.verdict,
+            &report.reasons,
+            report.seconds,
+            report.lines,
+            &report.faults.lines,
+        )],
+    );
     Ok(report.verdict)
 }
 

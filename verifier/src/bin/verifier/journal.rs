@@ -1,5 +1,6 @@
 //! `verifier journal` and `verifier watch`: what the heartbeats say by themselves.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,11 +15,13 @@ use workload::beat::books::{Books, Source};
 use workload::beat::said::Tag;
 use workload::interrupt;
 use workload::journal::Journal;
+use workload::pipeline::Pipeline;
 use workload::provenance::Provenance;
 use workload::say;
 use workload::say::{Out, Reader};
 use workload::units::{Rate, parse_duration};
 
+use crate::outcome;
 use crate::show::{heard, notes};
 use crate::sources::{self, Expect};
 
@@ -46,6 +49,8 @@ pub(crate) struct JournalArgs {
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pipeline: Pipeline,
 }
 
 #[derive(Args)]
@@ -62,6 +67,7 @@ pub(crate) struct WatchArgs {
 pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
     anyhow::ensure!(!args.step.is_zero(), "--step must be more than zero");
     let mut verdict = Verdict::Proven;
+    let mut outcomes = Vec::new();
     for Case { journal, ruling } in sources::read(&args.journal, &args.expect)? {
         let case = Case { journal, ruling };
         let evidence = case.evidence();
@@ -76,6 +82,14 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
             evidence,
         };
         verdict = verdict.and(report.verdict);
+        outcomes.push(outcome::case(
+            format!("run {}", report.run),
+            report.verdict,
+            &[report.evidence.wrong(), report.evidence.doubts()].concat(),
+            heard_s(&case.journal),
+            0,
+            &BTreeMap::new(),
+        ));
         say::report("verifier", |out| match args.json {
             true => {
                 serde_json::to_writer(&mut *out, &report)?;
@@ -84,7 +98,15 @@ pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Verdict> {
             false => print(&case.journal, &report, out),
         });
     }
+    args.pipeline.tell("verifier", "journal", &outcomes);
     Ok(verdict)
+}
+
+/// Seconds from the first beat to the last.
+fn heard_s(journal: &Journal) -> f64 {
+    let times = journal.beats.iter().map(|beat| beat.journal_ns);
+    let (first, last) = (times.clone().min(), times.max());
+    first.zip(last).map_or(0.0, |(first, last)| (last - first) as f64 / 1e9)
 }
 
 fn print(journal: &Journal, report: &JournalReport, out: &mut Out) -> std::io::Result<()> {

@@ -4,6 +4,7 @@ mod collect;
 mod compare;
 mod image;
 mod journal;
+mod outcome;
 mod scan;
 mod show;
 mod sources;

@@ -16,6 +16,7 @@ use verifier::scan::{self, Scan};
 use verifier::verdict::Verdict;
 use workload::beat::books::BooksError;
 use workload::journal::JournalError;
+use workload::pipeline::Pipeline;
 use workload::provenance::Provenance;
 use workload::region::Region;
 use workload::say;
@@ -23,6 +24,7 @@ use workload::say::Out;
 use workload::spec::Workload;
 use workload::work::Unwatched;
 
+use crate::outcome;
 use crate::show::{self, Progress};
 use crate::sources::{Computing, Sources};
 
@@ -47,6 +49,8 @@ pub(crate) struct Args {
     /// Print the report as JSON on standard output
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pipeline: Pipeline,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
@@ -78,6 +82,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
         false => scan_at_rest(args, &again, case, evidence, &workload, &region)?,
     };
     say::report("verifier", |out| print(args, &workload, &outcome, &known, out));
+    let scan = &outcome.scan;
+    args.pipeline.tell(
+        "verifier",
+        "scan",
+        &[outcome::case(
+            args.region.display().to_string(),
+            outcome.verdict,
+            &outcome.reasons,
+            scan.elapsed.as_secs_f64(),
+            scan.lines,
+            &scan.faults.lines,
+        )],
+    );
     Ok(outcome.verdict)
 }
 

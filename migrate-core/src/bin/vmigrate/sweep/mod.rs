@@ -22,6 +22,7 @@ use migrate_core::source::SourceSettings;
 use migrate_core::trial::Trial;
 use verifier::verdict::Verdict;
 use workload::line::PageFormat;
+use workload::pipeline::{Case, Pipeline};
 use workload::profile::Profile;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
@@ -30,6 +31,7 @@ use workload::{exit, interrupt, machine, say};
 use crate::args::{LinkArgs, StateArgs};
 use crate::console::Console;
 use crate::engine::EngineArgs;
+use crate::outcome;
 use crate::output::{dated, print_json_line};
 use crate::receiver::{GIVE_UP_AFTER, Receiver};
 use crate::require::Requirement;
@@ -108,6 +110,8 @@ pub(crate) struct Args {
     /// Tell rounds, pages, decisions and the optimum of each run as well
     #[arg(short, long)]
     verbose: bool,
+    #[command(flatten)]
+    pipeline: Pipeline,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -239,6 +243,8 @@ impl Sweep<'_> {
             return Ok(exit::FAILED);
         }
         let code = self.exit_code();
+        let cases: Vec<_> = done.iter().map(|done| self.outcome_of(done)).collect();
+        self.args.pipeline.tell("vmigrate", "sweep", &cases);
         self.tell(|out| show::sweep::exit(out, code));
         Ok(code)
     }
@@ -248,6 +254,22 @@ impl Sweep<'_> {
         if !self.args.json {
             say::report("vmigrate", write);
         }
+    }
+
+    /// One run as pipelines read it.
+    fn outcome_of(&self, done: &SweepRun) -> Case {
+        let SweepRun { number, case, run, .. } = done;
+        let labels = [
+            ("policy", case.policy.name().to_owned()),
+            ("rate", case.rate.clone()),
+            ("workload", case.workload.clone()),
+            ("memory", case.memory.to_string()),
+            ("seed", case.seed.to_string()),
+            ("repeat", case.repeat.to_string()),
+        ];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let name = format!("{number}: {} at {}", case.policy.name(), case.rate);
+        outcome::of_a_study(outcome::case(name, labels, run, &self.unmet(run)), run)
     }
 
     fn unmet(&self, run: &RunReport) -> Vec<String> {
