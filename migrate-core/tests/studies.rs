@@ -197,3 +197,43 @@ fn a_browser_shows_the_page_without_a_complaint() {
     let picture = std::fs::metadata(folder.join("page.png")).unwrap();
     assert!(picture.len() > 20_000, "{} bytes", picture.len());
 }
+
+/// The shell of docs/in-your-pipeline.md, as it stands there, and the action's script.
+#[test]
+fn the_pipelines_of_the_docs_run() {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/in-your-pipeline.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    let script = docs.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let path = Path::new(VMIGRATE).parent().unwrap();
+    let path = format!("{}:{}", path.display(), std::env::var("PATH").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let shell = |script: &str, more: &[(&str, &str)]| {
+        let ran = Command::new("bash")
+            .args(["-euc", script])
+            .current_dir(folder)
+            .env("PATH", &path)
+            .envs(more.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{} {}", text(&ran.stdout), text(&ran.stderr));
+    };
+    shell(script, &[]);
+    let kept = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let junit = kept("migration/junit.xml");
+    assert!(junit.contains("tests=\"2\" disabled=\"0\" errors=\"0\" failures=\"0\""), "{junit}");
+    assert!(kept("migration/metrics.prom").ends_with("# EOF\n"));
+    assert!(kept("migration/summary.md").contains("2 of 2 as they should be"));
+    assert!(kept("migration/report.html").contains("2 of 2 guests migrated"));
+    let action = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/action/run");
+    let arguments = "sweep --rates 0.5 --memory 8MiB --bandwidth 1gbit --run-on 100ms";
+    let named = [
+        ("VMIGRATE_ARGUMENTS", arguments),
+        ("VMIGRATE_FOLDER", "acted"),
+        ("GITHUB_STEP_SUMMARY", "step.md"),
+    ];
+    shell(action, &named);
+    assert!(kept("acted/junit.xml").contains("failures=\"0\""));
+    assert!(kept("step.md").contains("1 of 1 as they should be"));
+}

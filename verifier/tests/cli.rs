@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use support::{Files, files, files_of, told};
+use support::{Files, files, files_of, told, valid};
 use workload::beat::said::Kind;
 use workload::beat::writer::JournalWriter;
 use workload::run::RunId;
@@ -423,4 +423,45 @@ fn a_watermark_that_no_run_has_is_refused() {
         "{text}"
     );
     assert_eq!(files.scan(&["--replay-limit", "400"]).0, Some(0));
+}
+
+#[test]
+fn every_document_is_of_its_schema_which_is_that_of_docs() {
+    let run = |args: &[&std::ffi::OsStr]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_verifier")).args(args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for command in ["scan", "image", "compare", "journal", "self-test"] {
+        let path =
+            format!("{}/../docs/schema/verifier-{command}.schema.json", env!("CARGO_MANIFEST_DIR"));
+        let printed = run(&["schema".as_ref(), command.as_ref()]);
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(printed == stored, "{path} is old: write `verifier schema {command}` to it");
+    }
+    let files = files();
+    files.write(70_000, &[1, 2, 3]);
+    files.write(3 * 4096, &[0; 4096]);
+    let (region, journal) = (files.region.as_os_str(), files.journal.as_os_str());
+    let json = "--json".as_ref();
+    for command in ["scan", "image"] {
+        let words = [command.as_ref(), region, "--journal".as_ref(), journal, json];
+        valid(&run(&words), &format!("verifier-{command}"));
+    }
+    valid(&run(&["journal".as_ref(), journal, json]), "verifier-journal");
+    valid(&run(&["compare".as_ref(), region, region, json]), "verifier-compare");
+    valid(&run(&["self-test".as_ref(), json]), "verifier-self-test");
+}
+
+#[test]
+fn what_is_wrong_is_a_failed_case_of_a_pipeline() {
+    let files = files();
+    files.write(70_000, &[1, 2, 3]);
+    let junit = files.directory.path().join("junit.xml");
+    let (code, _) = files.scan(&["--junit", junit.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    let text = std::fs::read_to_string(&junit).unwrap();
+    assert!(text.contains("failures=\"1\"") && text.contains("type=\"wrong\""), "{text}");
+    // What cannot be written is said, and the answer holds.
+    let (code, _) = files.scan(&["--junit", "/nonexistent/junit.xml"]);
+    assert_eq!(code, Some(1));
 }

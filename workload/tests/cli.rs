@@ -75,6 +75,13 @@ fn a_run_reports_what_it_did_and_journals_where_it_stopped() {
     ]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/workload-run.schema.json");
+    let stored = std::fs::read(path).unwrap_or_default();
+    assert!(workload(&["schema"]).stdout == stored, "{path} is old: write `workload schema` to it");
+    let schema = serde_json::from_slice(&stored).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> = validator.iter_errors(&summary).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
     let journal = Journal::read(journal.as_ref()).unwrap();
     for writer in 0..2 {
         let last = journal.beats.iter().rfind(|b| b.writer == writer).unwrap();

@@ -233,8 +233,18 @@ pub struct ReceiveReport {
     pub cpu_ms: f64,
     /// The scans; null if the guest did not come.
     pub testimony: Option<Testimony>,
+    /// How it was passed on to another receiver, or could not be; null where that was not asked for.
+    #[serde(default)]
+    pub passed_on: Option<Box<RunReport>>,
     /// Exit code of the command.
     pub exit_code: u8,
+}
+
+impl ReceiveReport {
+    /// Whether the guest runs at the next receiver by now.
+    pub fn went_on(&self) -> bool {
+        self.passed_on.as_ref().is_some_and(|on| on.migrated)
+    }
 }
 
 #[cfg(test)]

@@ -108,9 +108,28 @@ impl Trial {
     /// The guest cannot be started here, or cannot be asked how it fares. That a migration fails is
     /// no error but a report.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<RunReport, GuestError> {
-        let provenance = Provenance::here("vmigrate");
-        let mut guest = StampedGuest::start_new(&self.guest)?;
+        let guest = StampedGuest::start_new(&self.guest)?;
         std::thread::sleep(WARM_UP);
+        let (mut report, stayed) = self.pass_on(guest, observer)?;
+        if let Some(guest) = stayed {
+            let ended = guest.stop(End::ByOwner);
+            report.object(ended.trouble.iter().map(ToString::to_string));
+        }
+        self.hold_against_journal(&mut report);
+        Ok(judged(report))
+    }
+
+    /// Migrates a guest that runs here, and gathers what was proven; with the guest itself if it runs
+    /// here still, looked at once more.
+    ///
+    /// # Errors
+    /// It cannot be asked how it fares. That a migration fails is no error but a report.
+    pub fn pass_on(
+        &self,
+        mut guest: StampedGuest,
+        observer: &mut dyn Observer,
+    ) -> Result<(RunReport, Option<StampedGuest>), GuestError> {
+        let provenance = Provenance::here("vmigrate");
         let interrupts = observer.interrupts();
         // What a record takes when nobody migrates.
         let before = guest.lap()?;
@@ -118,6 +137,13 @@ impl Trial {
         let migrated = attempts.status.kind == StatusKind::Done;
         let mut report = self.report(&mut attempts, migrated);
         report.provenance = Some(provenance);
+        if !migrated && attempts.status.kind != StatusKind::Unresolved {
+            let elapsed = attempts.began_at.elapsed().as_secs_f64();
+            report.rate_achieved = self.rate_since(&attempts.began, &guest, elapsed);
+            let (memory, scan) = self.run_on_here(&mut guest, observer)?;
+            (report.memory, report.source_scan) = (memory, Some(scan));
+            return Ok((judged(report), Some(guest)));
+        }
         if migrated {
             let written = Self::written_s(&report);
             report.rate_achieved = self.rate_since(&attempts.began, &guest, written);
@@ -127,29 +153,16 @@ impl Trial {
             report.proof = Some(proof);
             report.optimality =
                 report.last().and_then(|last| optimality(&guest, last, &attempts.timeline));
-        } else if attempts.status.kind != StatusKind::Unresolved {
-            let elapsed = attempts.began_at.elapsed().as_secs_f64();
-            report.rate_achieved = self.rate_since(&attempts.began, &guest, elapsed);
-            let (memory, scan) = self.run_on_here(&mut guest, observer)?;
-            (report.memory, report.source_scan) = (memory, Some(scan));
         }
         // Of a guest that went on elsewhere, or may have, the end is not ours to say.
-        let end = match attempts.status.kind {
-            StatusKind::Done | StatusKind::Unresolved => End::Otherwise,
-            _ => End::ByOwner,
-        };
-        let ended = guest.stop(end);
-        report.reasons.extend(ended.trouble.iter().map(ToString::to_string));
-        if !report.reasons.is_empty() {
-            report.memory = report.memory.and(Verdict::Inconclusive);
-        }
+        let ended = guest.stop(End::Otherwise);
+        report.object(ended.trouble.iter().map(ToString::to_string));
         if migrated {
             let stats = (&before, &ended.stats);
             report.guest = report.last().map(|last| self.cost(last, stats, &attempts.timeline));
+            report.witnesses = Some(Witnesses::of(&report));
         }
-        report.witnesses = migrated.then(|| Witnesses::of(&report));
-        self.hold_against_journal(&mut report);
-        Ok(judged(report))
+        Ok((judged(report), None))
     }
 
     /// Tries until it is done, or of no use, or was tried often enough.
@@ -347,6 +360,16 @@ impl Trial {
                 report.reasons.push(error.to_string());
             }
             None => {}
+        }
+    }
+}
+
+impl RunReport {
+    /// What speaks against a proof.
+    fn object(&mut self, reasons: impl Iterator<Item = String>) {
+        self.reasons.extend(reasons);
+        if !self.reasons.is_empty() {
+            self.memory = self.memory.and(Verdict::Inconclusive);
         }
     }
 }

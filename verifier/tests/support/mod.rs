@@ -55,6 +55,18 @@ impl Files {
     }
 }
 
+/// A document of that schema of docs.
+#[allow(dead_code, reason = "not every test speaks JSON")]
+#[track_caller]
+pub(crate) fn valid(document: &str, schema: &str) {
+    let path = format!("{}/../docs/schema/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    let schema = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let document = serde_json::from_str(document).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> = validator.iter_errors(&document).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
 pub(crate) fn files() -> Files {
     files_of("stream", RunId(9), 200)
 }

@@ -10,10 +10,12 @@ use migrate_core::link::congestion::Congestion;
 use migrate_core::link::tls::{Identity, Side, in_days};
 use migrate_core::operator::StateDirectory;
 use rustix::process::{Resource, getrlimit};
+use schemars::JsonSchema;
 use serde::Serialize;
 use workload::heartbeat::End;
 use workload::line::PageFormat;
 use workload::profile::{PatternSpec, Profile};
+use workload::provenance::Provenance;
 use workload::spec::WorkloadSpec;
 use workload::units::Bytes;
 use workload::{exit, machine, say};
@@ -21,6 +23,8 @@ use workload::{exit, machine, say};
 use crate::output::print_json;
 use crate::show::{COLUMNS, wrapped};
 
+/// Version of the answer.
+pub(crate) const SCHEMA: u32 = 1;
 /// Memory of the guest that is tried.
 const TRIED: Bytes = Bytes(1 << 20);
 /// Fewer threads than this do not carry a guest with many writers and streams.
@@ -44,7 +48,7 @@ pub(crate) struct Args {
 }
 
 /// How something stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum State {
     /// As it should be.
@@ -55,7 +59,7 @@ enum State {
     Missing,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Item {
     what: &'static str,
     state: State,
@@ -66,9 +70,11 @@ struct Item {
     remedy: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
-struct Answer {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Answer {
     schema: u32,
+    /// What made it.
+    provenance: Provenance,
     /// Whether guests can be migrated here.
     able: bool,
     items: Vec<Item>,
@@ -95,7 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     items.push(state(args));
     items.extend(tls(args));
     let able = items.iter().all(|item| item.state != State::Missing);
-    let answer = Answer { schema: 1, able, items };
+    let answer = Answer { schema: SCHEMA, provenance: Provenance::here("vmigrate"), able, items };
     say::report("vmigrate", |out| match args.json {
         true => print_json(out, &answer),
         false => {

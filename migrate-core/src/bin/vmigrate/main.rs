@@ -10,6 +10,7 @@ mod engine;
 mod outcome;
 mod output;
 mod page;
+mod passing;
 mod receive;
 mod receiver;
 mod report;

@@ -16,6 +16,7 @@ use workload::exit;
 use workload::say;
 use workload::say::Out;
 
+use crate::check::{self, Answer};
 use crate::{documents, page};
 
 /// Whose schema.
@@ -26,6 +27,7 @@ enum Document {
     Sweep,
     Compare,
     Receive,
+    Check,
 }
 
 #[derive(Args)]
@@ -40,6 +42,7 @@ pub(crate) fn schema(args: &SchemaArgs) -> anyhow::Result<u8> {
         Document::Send => document::schema::<RunReport>("vmigrate", "send", SCHEMA),
         Document::Sweep => document::schema::<SweepRun>("vmigrate", "sweep", SCHEMA),
         Document::Compare => document::schema::<CompareReport>("vmigrate", "compare", SCHEMA),
+        Document::Check => document::schema::<Answer>("vmigrate", "check", check::SCHEMA),
         Document::Receive => document::schema::<ReceiveReport>("vmigrate", "receive", SCHEMA),
     };
     say::document(|out| print_json(out, &schema))?;

@@ -10,12 +10,13 @@ use clap::Args as ClapArgs;
 use migrate_core::Error;
 use migrate_core::destination::{self, Arrived, DestinationSettings};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
-use migrate_core::guest::stamped::{StampedFactory, StampedShadow};
+use migrate_core::guest::stamped::{StampedFactory, StampedGuest, StampedShadow};
 use migrate_core::link::LinkSettings;
 use migrate_core::link::address::HostPort;
 use migrate_core::link::endpoint::Endpoint;
 use migrate_core::link::tls::Side;
 use migrate_core::report::{ReceiveReport, RunVerdict, SCHEMA, Status};
+use migrate_core::source::Notes;
 use verifier::verdict::Verdict;
 use workload::heartbeat::End;
 use workload::provenance::Provenance;
@@ -25,13 +26,18 @@ use workload::{exit, interrupt, say};
 use crate::args::{LinkArgs, StateArgs, TellArgs};
 use crate::console::{Arriving, Console};
 use crate::output::{Kept, print_json, print_json_line};
+use crate::passing::{PassArgs, Passing};
 use crate::show;
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     vmigrate receive                                 at 127.0.0.1:7400, until Ctrl-C\n  \
     vmigrate receive --listen 0.0.0.0 --tls-dir /etc/vmigrate/tls --once\n  \
-    vmigrate receive --json >> guests.ndjson         one document a line, failed ones as well\n\n\
+    vmigrate receive --json >> guests.ndjson         one document a line, failed ones as well\n\n  \
+    to and fro between two hosts, eight hours long:\n  \
+    a$ vmigrate receive --listen 0.0.0.0 --insecure --on-to b --for 8h --json > a.ndjson\n  \
+    b$ vmigrate receive --listen 0.0.0.0 --insecure --on-to a --for 8h --json > b.ndjson\n  \
+    c$ vmigrate send --to a --insecure --memory 4GiB --rate 200MB/s\n\n\
     One guest at a time: who comes meanwhile is told with what this is busy, and may come again.\n\
     With --once the exit code is that guest's; otherwise that of the worst memory that came.")]
 pub(crate) struct Args {
@@ -59,6 +65,8 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     announce: bool,
     #[command(flatten)]
+    pass: PassArgs,
+    #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     state: StateArgs,
@@ -67,6 +75,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let link = args.link.resolve(Side::Server)?;
     let desk = args.state.desk()?;
+    // It calls the next receiver as a client.
+    let onward = match args.pass.is_wanted() {
+        true => args.link.resolve(Side::Client)?,
+        false => link.clone(),
+    };
+    let passing = Passing::of(&args.pass, &onward, &args.state, &desk)?;
     let endpoint = Arc::new(listen(&args.listen, &link)?);
     interrupt::install().context("cannot watch for Ctrl-C")?;
     let address = endpoint.address();
@@ -75,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     }
     let detail = args.told.detail();
     Console::new(detail).say(&format!("listening on {address}"));
-    let settings = DestinationSettings {
+    let mut settings = DestinationSettings {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
         give_up_after: args.state.give_up_after,
@@ -91,12 +105,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     loop {
         let mut console = Console::new(detail);
         let provenance = Provenance::here("vmigrate");
+        let rest = passing.as_ref().and_then(Passing::rest);
+        settings.arrival_timeout = args.wait.into_iter().chain(rest).min();
         let mut report =
             match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
-                Ok(arrived) => prove(arrived, &console)?,
+                Ok(arrived) => live(arrived, passing.as_ref(), &mut console)?,
                 Err(error) => {
-                    say!("vmigrate: {error}");
                     // Nobody is there: it is over, as was asked for, or nobody ever can come.
+                    let over = rest.is_some_and(|_| matches!(error, Error::NobodyCame(_)));
+                    if !over {
+                        say!("vmigrate: {error}");
+                    }
                     if !args.once && console.arriving().migration.is_none() {
                         return Ok(came.end(&error));
                     }
@@ -118,7 +137,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             return Ok(report.exit_code);
         }
         came.add(&report);
-        if interrupt::count() > 0 {
+        let moved = report.epoch.unwrap_or(0) + u64::from(report.went_on());
+        let over =
+            passing.as_ref().is_some_and(|passing| report.migrated && passing.is_over(moved));
+        if over || interrupt::count() > 0 {
             return Ok(came.end(&Error::Cancelled));
         }
     }
@@ -129,27 +151,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 struct Came {
     migrated: u32,
     failed: u32,
+    passed_on: u32,
+    /// Attempts to pass guests on that failed, and were made again or not.
+    attempts_failed: usize,
+    downtimes_ms: Vec<f64>,
     memory: Option<Verdict>,
 }
 
 impl Came {
     fn add(&mut self, report: &ReceiveReport) {
-        match report.migrated {
-            true => {
-                self.migrated += 1;
-                let before = self.memory.unwrap_or(report.memory);
-                self.memory = Some(before.and(report.memory));
-            }
-            false => self.failed += 1,
+        if !report.migrated {
+            self.failed += 1;
+            return;
+        }
+        self.migrated += 1;
+        let before = self.memory.unwrap_or(report.memory);
+        self.memory = Some(before.and(report.memory));
+        let Some(on) = &report.passed_on else { return };
+        self.memory = self.memory.map(|memory| memory.and(on.memory));
+        self.attempts_failed += on.attempts.iter().filter(|m| !m.is_done()).count();
+        if let Some(last) = on.last().filter(|_| on.migrated) {
+            self.passed_on += 1;
+            self.downtimes_ms.push(last.downtime.total_ms);
         }
     }
 
     /// Says what it was in all; the exit code.
-    fn end(&self, why: &Error) -> u8 {
-        let Self { migrated, failed, memory } = self;
+    fn end(&mut self, why: &Error) -> u8 {
+        let Self { migrated, failed, memory, .. } = self;
         let worst = memory.map_or(String::new(), |memory| format!(", memory {memory}"));
         say!("vmigrate: {migrated} guests came{worst}; {failed} migrations failed");
-        match (memory, why) {
+        self.downtimes_ms.sort_by(f64::total_cmp);
+        if let (Some(longest), middle) = (self.downtimes_ms.last(), self.downtimes_ms.len() / 2) {
+            say!(
+                "vmigrate: {} were passed on, after {} attempts that failed; downtime {} in the \
+                 middle, {} at most",
+                self.passed_on,
+                self.attempts_failed,
+                show::time(self.downtimes_ms[middle]),
+                show::time(*longest)
+            );
+        }
+        match (self.memory, why) {
             (Some(memory), _) => memory.exit_code(),
             // Whoever ended a receiver to which nobody came wanted no more than that.
             (None, Error::Cancelled) => exit::PROVEN,
@@ -176,6 +219,7 @@ fn did_not_come(error: &Error, arriving: &Arriving) -> ReceiveReport {
         status: Status::of(error, arriving.phase),
         cpu_ms: 0.0,
         testimony: None,
+        passed_on: None,
         exit_code: if unresolved { exit::UNRESOLVED } else { exit::FAILED },
     }
 }
@@ -203,8 +247,55 @@ fn listen(endpoint: &HostPort, settings: &LinkSettings) -> anyhow::Result<Endpoi
 /// How long the source may take to hear of the proof: it may have to find its way back.
 const NOTE_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Lets the guest run on, looks again, and tells the source.
-fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Result<ReceiveReport> {
+/// A guest that came and was proven, and what its source still reaches it by.
+struct Proven {
+    guest: StampedGuest,
+    control: Notes,
+}
+
+/// Proves a guest that came; then it is passed on, or ends.
+fn live(
+    arrived: Arrived<StampedShadow>,
+    passing: Option<&Passing>,
+    console: &mut Console,
+) -> anyhow::Result<ReceiveReport> {
+    let epoch = arrived.epoch.0;
+    let wanted = passing.filter(|passing| !passing.is_over(epoch));
+    let (mut report, proven) = prove(arrived, wanted.is_some(), console)?;
+    let (Some(passing), Some(Proven { guest, control })) = (wanted, proven) else {
+        return Ok(report);
+    };
+    let mut stayed = Some(guest);
+    // A guest that is not what it must be goes no further.
+    if report.memory == Verdict::Proven
+        && interrupt::count() == 0
+        && let Some(guest) = stayed.take()
+    {
+        console.say(&format!("passing the guest on to {}", passing.next()));
+        let (on, here) = passing.trial(&guest).pass_on(guest, console)?;
+        if on.migrated {
+            control.gone_on();
+        }
+        report.exit_code = on.exit_code;
+        report.passed_on = Some(Box::new(on));
+        stayed = here;
+    }
+    let ended = stayed.map(|guest| guest.stop(End::ByOwner));
+    if let Some(first) = ended.as_ref().and_then(|ended| ended.trouble.first()) {
+        report.reasons.push(first.to_string());
+        report.memory = report.memory.and(Verdict::Inconclusive);
+        report.verdict = RunVerdict::of(true, report.memory);
+        report.exit_code = report.memory.exit_code();
+    }
+    Ok(report)
+}
+
+/// Lets the guest run on, looks again, and tells the source; the guest, if it `goes_on`.
+fn prove(
+    mut arrived: Arrived<StampedShadow>,
+    goes_on: bool,
+    console: &Console,
+) -> anyhow::Result<(ReceiveReport, Option<Proven>)> {
     let mut shadow = arrived.guest;
     // What goes wrong with the guest from here on is told, and never ends it.
     let mut trouble: Vec<String> =
@@ -219,8 +310,15 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
     }
     let after_run = guest.scan().map_err(|error| trouble.push(error.to_string())).ok();
     let lines = guest.workload().lines();
-    let ended = guest.stop(End::ByOwner);
-    trouble.extend(ended.trouble.iter().map(ToString::to_string));
+    // One that ends here has no more to say afterwards.
+    let guest = match goes_on {
+        true => Some(guest),
+        false => {
+            let ended = guest.stop(End::ByOwner);
+            trouble.extend(ended.trouble.iter().map(ToString::to_string));
+            None
+        }
+    };
     let testimony = Testimony {
         before_resume: shadow.first_scan.context("the guest was not inspected")?,
         after_run,
@@ -241,7 +339,7 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
     let began = first.iter().map(|w| w.saturating_sub(1)).collect();
     let proof = judge(lines, began, first.clone(), None, Some(testimony.clone()));
     let memory = proof.verdict;
-    Ok(ReceiveReport {
+    let report = ReceiveReport {
         schema: SCHEMA,
         provenance: None,
         protection: String::new(),
@@ -256,6 +354,9 @@ fn prove(mut arrived: Arrived<StampedShadow>, console: &Console) -> anyhow::Resu
         reasons: proof.reasons,
         cpu_ms: arrived.cpu_ms,
         testimony: Some(testimony),
+        passed_on: None,
         exit_code: memory.exit_code(),
-    })
+    };
+    let control = arrived.control;
+    Ok((report, guest.map(|guest| Proven { guest, control })))
 }

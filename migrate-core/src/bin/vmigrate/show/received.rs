@@ -7,7 +7,7 @@ use migrate_core::report::{ReceiveReport, StatusKind};
 use workload::say::Out;
 use workload::units::Bytes;
 
-use super::{COLUMNS, Detail, wrapped};
+use super::{COLUMNS, Detail, time, wrapped};
 
 pub(crate) fn print(out: &mut Out, report: &ReceiveReport, detail: Detail) -> io::Result<()> {
     let (Some(t), Some(peer), Some(epoch)) = (&report.testimony, &report.peer, report.epoch) else {
@@ -32,6 +32,23 @@ pub(crate) fn print(out: &mut Out, report: &ReceiveReport, detail: Detail) -> io
     };
     writeln!(out, "  scanned    {} lines {again}", t.before_resume.lines)?;
     writeln!(out, "  came in    {} of pages", Bytes(report.pages * PAGE_BYTES))?;
+    if let Some(on) = &report.passed_on {
+        let to = on.link.as_ref().map_or("the next host", |link| link.to.as_str());
+        let said = match (on.migrated, on.last()) {
+            (true, Some(m)) => format!(
+                "to {to} in {}, downtime {}, memory {}",
+                time(m.migration_ms),
+                time(m.downtime.total_ms),
+                on.memory
+            ),
+            _ => format!("NOT to {to}: {}; it ended here", on.status.text),
+        };
+        write!(out, "{}", wrapped(&said, "  passed on  ", "             ", COLUMNS))?;
+        let failed = on.attempts.iter().filter(|m| !m.is_done()).count();
+        if failed > 0 {
+            writeln!(out, "             after {failed} attempts that failed")?;
+        }
+    }
     for reason in &report.reasons {
         write!(out, "{}", wrapped(reason, "  reason     ", "             ", COLUMNS))?;
     }
