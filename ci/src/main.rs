@@ -5,6 +5,7 @@
 
 mod bench;
 mod faults;
+mod hops;
 mod hosts;
 mod links;
 mod migrate;
@@ -35,6 +36,8 @@ enum Command {
     Namespaces(migrate::Args),
     /// Links that stall or slow down, and guests that write too fast
     Links(links::Args),
+    /// One guest to and fro between two hosts, the link cut now and then, each hop proven
+    Hops(hops::Args),
     /// Plant faults of every class by the thousand, and see each found and named
     Faults(faults::Args),
     /// Run every pattern with every content at a rate, and prove each
@@ -59,7 +62,8 @@ impl Command {
     /// Whether network namespaces are its business.
     fn makes_hosts(&self) -> bool {
         match self {
-            Self::Namespaces(_) | Self::Links(_) | Self::Qemu(_) | Self::Libvirt(_) => true,
+            Self::Namespaces(_) | Self::Links(_) | Self::Hops(_) => true,
+            Self::Qemu(_) | Self::Libvirt(_) => true,
             Self::Bench(args) => args.makes_hosts(),
             Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) => false,
             Self::Vm(_) | Self::Lives | Self::Schema => false,
@@ -91,6 +95,10 @@ fn main() -> ExitCode {
         Command::Links(args) => match hosts::missing() {
             Some(reason) => return skipped("bad links between namespaces", &reason),
             None => links::run(&args),
+        },
+        Command::Hops(args) => match hosts::missing() {
+            Some(reason) => return skipped("hops between namespaces", &reason),
+            None => hops::run(&args),
         },
         Command::Vm(args) => match qemu::missing() {
             Some(reason) => return skipped("a VM", &reason),
