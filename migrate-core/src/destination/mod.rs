@@ -5,6 +5,7 @@
 //! [`crate::session::destination`]; here that is carried out.
 
 mod attendant;
+mod host;
 mod keeper;
 mod registry;
 mod shell;
@@ -24,8 +25,8 @@ use crate::proto::hello::{Hello, MigrationId, Welcome};
 use crate::proto::message::Setup;
 use crate::session::{Failure, Reply};
 use crate::source::{Notes, RESOLVE_TIMEOUT};
-use registry::Registry;
-use shell::Reception;
+
+pub use host::Host;
 
 /// How often waits look at whether the user cancelled.
 const TICK: Duration = Duration::from_millis(20);
@@ -105,7 +106,7 @@ pub enum Progress {
 pub trait Observer {
     /// Something happened.
     fn progress(&mut self, progress: Progress);
-    /// How often the user asked to stop; asked often. Until everything is here the first time ends
+    /// How often the user asked to stop; asked often. Nobody is waited for once they did; until everything is here the first time ends
     /// the attempt; a prepared guest whose source was lost is only given up the second time, and one
     /// that runs never.
     fn interrupts(&self) -> usize {
@@ -171,41 +172,18 @@ pub fn receive<F: ShadowFactory>(
     settings: &DestinationSettings,
     observer: &mut dyn Observer,
 ) -> Result<Arrived<F::Shadow>, Error> {
-    let directory = StateDirectory::open(&settings.state_directory)?;
-    let registry = Arc::new(Registry::take_up(&directory)?);
-    let stranger = registry.clone();
-    endpoint.set_stranger(Arc::new(move |caller| stranger.answer(caller)));
-    let mut next = None;
-    loop {
-        let source = match next.take() {
-            Some(source) => source,
-            None => await_source(endpoint, settings, observer)?,
-        };
-        let peer = source.peer;
-        let ended = Reception::begin(endpoint, source, &directory, settings, observer)
-            .map_err(Ended::Failed)
-            .and_then(|reception| reception.run(factory));
-        endpoint.set_busy(None);
-        match ended {
-            Ok(arrived) => return Ok(arrived),
-            Err(Ended::BeforeSetup(why)) => {
-                observer.progress(Progress::Rejected { what: format!("{peer}: {why}") });
-            }
-            Err(Ended::Superseded(source)) => next = Some(*source),
-            Err(Ended::Failed(error)) => return Err(error),
-        }
-    }
+    Host::open(endpoint, settings, 1)?.receive(factory, settings.arrival_timeout, observer)
 }
 
 fn await_source(
     endpoint: &Endpoint,
-    settings: &DestinationSettings,
+    patience: Option<Duration>,
     observer: &mut dyn Observer,
 ) -> Result<Source, Error> {
     let start = Instant::now();
-    let interrupts = observer.interrupts();
     loop {
-        if observer.interrupts() > interrupts {
+        // Also one that came before: whoever asked has waited since.
+        if observer.interrupts() > 0 {
             return Err(Error::Cancelled);
         }
         let caller = endpoint.arrival(Instant::now() + TICK);
@@ -223,7 +201,7 @@ fn await_source(
                 }
             }
         }
-        match settings.arrival_timeout {
+        match patience {
             Some(patience) if start.elapsed() >= patience => {
                 return Err(Error::NobodyCame(patience));
             }

@@ -11,18 +11,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::attendant::DestinationAttendant;
+use super::host::Host;
 use super::keeper::{Keeper, Kept, let_in};
-use super::{Arrived, DestinationSettings, Ended, Observer, Progress, Source, TICK};
+use super::{Arrived, Ended, Observer, Progress, Source, TICK};
 use crate::Error;
 use crate::clock::cpu_time;
 use crate::conductor::{self, Conductor, ProgressGauge};
 use crate::error::spawn;
 use crate::guest::{GuestError, Shadow, ShadowFactory, Work};
 use crate::link::channel::Channel;
-use crate::link::endpoint::{Endpoint, Route};
+use crate::link::endpoint::Route;
 use crate::memory::PAGE_BYTES;
+use crate::operator::Registration;
 use crate::operator::record::{Record, Says};
-use crate::operator::{Registration, StateDirectory};
 use crate::proto::hello::{Hello, Role, Welcome};
 use crate::proto::message::{Activity, Message, Setup};
 use crate::proto::{ProtoError, StunNumber};
@@ -51,8 +52,7 @@ enum Signal {
 }
 
 pub(super) struct Reception<'a> {
-    endpoint: &'a Arc<Endpoint>,
-    directory: &'a StateDirectory,
+    host: &'a Host,
     observer: &'a mut dyn Observer,
     hello: Hello,
     peer: SocketAddr,
@@ -111,12 +111,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl<'a> Reception<'a> {
     pub(super) fn begin(
-        endpoint: &'a Arc<Endpoint>,
+        host: &'a Host,
         source: Source,
-        directory: &'a StateDirectory,
-        settings: &'a DestinationSettings,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
+        let settings = &host.settings;
         let Source { hello, peer, channel, timeout, setup } = source;
         let session = Destination::new(Settings {
             resolve_limit: settings.resolve_timeout,
@@ -147,11 +146,10 @@ impl<'a> Reception<'a> {
             desk.register(hello.migration, Arc::new(attendant))
         });
         let interrupts = observer.interrupts();
-        let route = endpoint.route(hello.migration);
-        endpoint.set_busy(Some(format!("migration {} from {peer}", hello.migration)));
+        let route = host.endpoint.route(hello.migration);
+        host.occupy(hello.migration, format!("migration {} from {peer}", hello.migration));
         let reception = Self {
-            endpoint,
-            directory,
+            host,
             observer,
             hello,
             peer,
@@ -255,7 +253,7 @@ impl<'a> Reception<'a> {
 
     /// Whatever has to be looked at now and then.
     fn look_up(&mut self) {
-        for what in self.endpoint.rejected() {
+        for what in self.host.endpoint.rejected() {
             self.observer.progress(Progress::Rejected { what });
         }
         while self.interrupts < self.observer.interrupts() {
@@ -293,10 +291,11 @@ impl<'a> Reception<'a> {
             *session.state() == crate::session::destination::State::Prepared
                 && !session.is_connected()
         });
-        if !alone || self.successor.is_some() {
+        // Where others wait for guests as well, one of them takes it up, and asks this one to make room.
+        if !alone || self.successor.is_some() || !self.host.is_single() {
             return;
         }
-        let Some(caller) = self.endpoint.arrival(Instant::now()) else { return };
+        let Some(caller) = self.host.endpoint.arrival(Instant::now()) else { return };
         let (hello, peer) = (caller.hello, caller.peer);
         let Ok((channel, timeout)) = caller.answer(&Welcome::Ok) else { return };
         let setup = match read_setup(&channel, hello.migration.tag()) {
@@ -325,12 +324,13 @@ impl<'a> Reception<'a> {
         self.observer.progress(match notice {
             Notice::Prepared => Progress::Prepared,
             Notice::SourceLost => {
-                self.endpoint.set_busy(None);
+                self.host.left_alone(migration, self.conductor.handle());
                 Progress::Unresolved { migration, since: Duration::ZERO }
             }
             Notice::StillWaiting(since) => Progress::Unresolved { migration, since },
             Notice::SourceBack => {
-                self.endpoint.set_busy(Some(format!("migration {migration} from {}", self.peer)));
+                self.host.vacate(migration);
+                self.host.occupy(migration, format!("migration {migration} from {}", self.peer));
                 Progress::SourceBack
             }
             Notice::RecordFails(why) => Progress::RecordFails { why },
@@ -380,11 +380,15 @@ impl<'a> Reception<'a> {
     ) -> Result<F::Shadow, Error> {
         let (migration, pages) = (self.hello.migration, setup.pages());
         self.observer.progress(Progress::Setup { peer: self.peer, migration, pages });
-        self.endpoint.set_busy(Some(format!(
+        let what = format!(
             "migration {migration} of {} MiB from {}",
             (pages * PAGE_BYTES) >> 20,
             self.peer
-        )));
+        );
+        self.host.occupy(migration, what);
+        if !self.host.is_single() {
+            self.host.supersede(&setup.earlier);
+        }
         self.memory_pages.store(pages, Ordering::Relaxed);
         self.gauge.begin(Activity::Building, pages);
         self.streams.count = u64::from(setup.streams);
@@ -392,7 +396,7 @@ impl<'a> Reception<'a> {
         let says = Says::Destination(DestinationRecord::Receiving);
         let timeout = self.conductor.look(Destination::timeout).unwrap_or_default();
         let (epoch, peer) = (self.hello.epoch, self.peer.to_string());
-        let record = Record::create(self.directory, migration, says, epoch, timeout, &peer)?;
+        let record = Record::create(&self.host.directory, migration, says, epoch, timeout, &peer)?;
         self.record = Some(record);
         let (description, regions) = (&setup.description, &setup.regions);
         let shadow = self.beside(|work| factory.create(description, regions, work))??;
@@ -528,7 +532,7 @@ impl<'a> Reception<'a> {
 
     fn arrived<S>(mut self, guest: S) -> Result<Arrived<S>, Error> {
         self.streams.end();
-        self.endpoint.set_busy(None);
+        self.host.vacate(self.hello.migration);
         let record = self.record.take();
         let record = record.ok_or_else(|| GuestError::new("keep the guest", "it has no record"))?;
         let (signals, mut waiting) = (self.signals, self.waiting);
@@ -544,7 +548,7 @@ impl<'a> Reception<'a> {
             record,
             route: Some(self.route),
             registered: self.registered,
-            endpoint: Some(self.endpoint.clone()),
+            endpoint: Some(self.host.endpoint.clone()),
         })?;
         let (session, ended) = (keeper.handle(), keeper.handle());
         let source_is_gone = session.look(Destination::source_is_gone);

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use migrate_core::Error;
-use migrate_core::destination::{self, Arrived, DestinationSettings};
+use migrate_core::destination::{Arrived, DestinationSettings, Host};
 use migrate_core::guest::stamped::proof::{Testimony, judge};
 use migrate_core::guest::stamped::{StampedFactory, StampedGuest, StampedShadow};
 use migrate_core::link::LinkSettings;
@@ -38,7 +39,8 @@ use crate::show;
     a$ vmigrate receive --listen 0.0.0.0 --insecure --on-to b --for 8h --json > a.ndjson\n  \
     b$ vmigrate receive --listen 0.0.0.0 --insecure --on-to a --for 8h --json > b.ndjson\n  \
     c$ vmigrate send --to a --insecure --memory 4GiB --rate 200MB/s\n\n\
-    One guest at a time: who comes meanwhile is told with what this is busy, and may come again.\n\
+    Who comes while as many guests as may come (--guests) are on their way is told with what this\n\
+    is busy, and may come again.\n\
     With --once the exit code is that guest's; otherwise that of the worst memory that came.")]
 pub(crate) struct Args {
     /// Address to listen on
@@ -47,6 +49,10 @@ pub(crate) struct Args {
     /// Take one guest, and end
     #[arg(long)]
     once: bool,
+    /// Take up to so many guests at once, as far as memory goes
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "once",
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    guests: u32,
     /// End if no guest came after this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -74,6 +80,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let link = args.link.resolve(Side::Server)?;
+    let detail = args.told.detail();
     let desk = args.state.desk()?;
     // It calls the next receiver as a client.
     let onward = match args.pass.is_wanted() {
@@ -87,63 +94,135 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.announce {
         say::report("vmigrate", |out| writeln!(out, "{address}"));
     }
-    let detail = args.told.detail();
     Console::new(detail).say(&format!("listening on {address}"));
-    let mut settings = DestinationSettings {
+    anyhow::ensure!(
+        args.guests == 1 || args.journal.is_none(),
+        "--journal is the journal of one guest at a time; leave it out, or --guests"
+    );
+    let settings = DestinationSettings {
         arrival_timeout: args.wait,
         resolve_timeout: args.state.resolve_timeout,
         give_up_after: args.state.give_up_after,
         state_directory: args.state.state_dir.clone(),
         operator: Some(desk),
     };
-    let mut factory = StampedFactory {
+    let factory = StampedFactory {
         journal: args.journal.clone(),
         traces: args.traces.clone(),
         huge_pages: args.huge_pages,
     };
-    let mut came = Came::default();
-    loop {
-        let mut console = Console::new(detail);
-        let provenance = Provenance::here("vmigrate");
-        let rest = passing.as_ref().and_then(Passing::rest);
-        settings.arrival_timeout = args.wait.into_iter().chain(rest).min();
-        let mut report =
-            match destination::receive(&endpoint, &mut factory, &settings, &mut console) {
-                Ok(arrived) => live(arrived, passing.as_ref(), &mut console)?,
+    let host = Host::open(&endpoint, &settings, args.guests as usize)?;
+    let protection = link.protection(&[address]);
+    let house = House {
+        args,
+        host,
+        factory,
+        passing,
+        protection,
+        came: Mutex::default(),
+        is_over: AtomicBool::new(false),
+    };
+    house.open()
+}
+
+/// Everything that threads which each wait for a guest share.
+struct House<'a> {
+    args: &'a Args,
+    host: Host,
+    factory: StampedFactory,
+    passing: Option<Passing>,
+    protection: &'static str,
+    came: Mutex<Came>,
+    is_over: AtomicBool,
+}
+
+impl House<'_> {
+    /// Takes guests, side by side, until it is over; the exit code.
+    fn open(&self) -> anyhow::Result<u8> {
+        let ends = std::thread::scope(|scope| {
+            let rooms: Vec<_> = (1..self.args.guests)
+                .map(|number| {
+                    std::thread::Builder::new()
+                        .name(format!("room {number}"))
+                        .spawn_scoped(scope, || self.room())
+                })
+                .collect();
+            let first = self.room();
+            let others = rooms.into_iter().map(|room| match room {
+                Ok(thread) => {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                }
+                Err(error) => Err(anyhow::Error::new(error).context("cannot start a thread")),
+            });
+            let others: anyhow::Result<Vec<Over>> = others.collect();
+            first.and_then(|first| others.map(|_| first))
+        })?;
+        match ends {
+            Over::Once(code) => Ok(code),
+            Over::Stays(why) => Ok(self.came().end(&why)),
+        }
+    }
+
+    fn came(&self) -> MutexGuard<'_, Came> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one guest after the other.
+    fn room(&self) -> anyhow::Result<Over> {
+        let (args, detail) = (self.args, self.args.told.detail());
+        let mut factory = self.factory.clone();
+        loop {
+            let mut console = Console::new(detail);
+            let provenance = Provenance::here("vmigrate");
+            let rest = self.passing.as_ref().and_then(Passing::rest);
+            let patience = args.wait.into_iter().chain(rest).min();
+            let mut report = match self.host.receive(&mut factory, patience, &mut console) {
+                Ok(arrived) => live(arrived, self.passing.as_ref(), &mut console)?,
                 Err(error) => {
                     // Nobody is there: it is over, as was asked for, or nobody ever can come.
-                    let over = rest.is_some_and(|_| matches!(error, Error::NobodyCame(_)));
-                    if !over {
+                    let over = !args.once && console.arriving().migration.is_none();
+                    // That is said once, and goes without saying where it was asked for.
+                    let said = over && self.is_over.swap(true, Ordering::Relaxed);
+                    let asked = rest.is_some() && matches!(error, Error::NobodyCame(_));
+                    if !said && !asked {
                         say!("vmigrate: {error}");
                     }
-                    if !args.once && console.arriving().migration.is_none() {
-                        return Ok(came.end(&error));
+                    if over {
+                        return Ok(Over::Stays(error));
                     }
                     did_not_come(&error, console.arriving())
                 }
             };
-        console.clear();
-        report.provenance = Some(provenance);
-        report.protection = link.protection(&[address]).to_owned();
-        if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
-            kept.keep(&report);
-        }
-        say::report("vmigrate", |out| match (args.told.json, args.once) {
-            (true, true) => print_json(out, &report),
-            (true, false) => print_json_line(out, &report),
-            (false, _) => show::received::print(out, &report, detail),
-        });
-        if args.once {
-            return Ok(report.exit_code);
-        }
-        came.add(&report);
-        let moved = report.epoch.unwrap_or(0) + u64::from(report.went_on());
-        let over =
-            passing.as_ref().is_some_and(|passing| report.migrated && passing.is_over(moved));
-        if over || interrupt::count() > 0 {
-            return Ok(came.end(&Error::Cancelled));
+            console.clear();
+            report.provenance = Some(provenance);
+            report.protection = self.protection.to_owned();
+            if let Some(kept) = Kept::open(args.told.out.as_deref(), "receive") {
+                kept.keep(&report);
+            }
+            say::report("vmigrate", |out| match (args.told.json, args.once) {
+                (true, true) => print_json(out, &report),
+                (true, false) => print_json_line(out, &report),
+                (false, _) => show::received::print(out, &report, detail),
+            });
+            if args.once {
+                return Ok(Over::Once(report.exit_code));
+            }
+            self.came().add(&report);
+            let moved = report.epoch.unwrap_or(0) + u64::from(report.went_on());
+            let is_over = |passing: &Passing| report.migrated && passing.is_over(moved);
+            if self.passing.as_ref().is_some_and(is_over) || interrupt::count() > 0 {
+                return Ok(Over::Stays(Error::Cancelled));
+            }
         }
     }
+}
+
+/// How waiting for guests ended.
+enum Over {
+    /// With the exit code of the one guest.
+    Once(u8),
+    /// Nobody comes any more.
+    Stays(Error),
 }
 
 /// What came to a receiver that stays.
