@@ -12,6 +12,7 @@ mod migrate;
 mod migrations;
 mod programs;
 mod qemu;
+mod recipe;
 mod samples;
 mod workloads;
 
@@ -46,6 +47,8 @@ enum Command {
     Migrations(migrations::Args),
     /// Boot a VM whose init is the workload, and prove it from inside and outside
     Vm(qemu::Args),
+    /// Run the recipe of docs/in-your-vm.md, word for word
+    Recipe,
     /// Migrate real VMs by QEMU, in any of its ways, and judge them from inside and outside
     Qemu(qemu::LabArgs),
     /// Restore VMs, meant and not, run two from one snapshot, reset them: what the law says of each
@@ -66,7 +69,7 @@ impl Command {
             Self::Qemu(_) | Self::Libvirt(_) => true,
             Self::Bench(args) => args.makes_hosts(),
             Self::Faults(_) | Self::Workloads(_) | Self::Migrations(_) => false,
-            Self::Vm(_) | Self::Lives | Self::Schema => false,
+            Self::Vm(_) | Self::Recipe | Self::Lives | Self::Schema => false,
         }
     }
 }
@@ -103,6 +106,10 @@ fn main() -> ExitCode {
         Command::Vm(args) => match qemu::missing() {
             Some(reason) => return skipped("a VM", &reason),
             None => qemu::run(&args),
+        },
+        Command::Recipe => match qemu::missing().or_else(recipe::missing) {
+            Some(reason) => return skipped("the recipe of the docs", &reason),
+            None => recipe::run(),
         },
         Command::Lives => match qemu::missing() {
             Some(reason) => return skipped("the lives of a VM", &reason),

@@ -30,6 +30,7 @@ pub mod line;
 pub mod machine;
 pub mod outlet;
 pub mod pattern;
+pub mod pipe;
 #[cfg(feature = "pipeline")]
 pub mod pipeline;
 pub mod profile;

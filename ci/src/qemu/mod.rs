@@ -55,6 +55,6 @@ fn cache() -> PathBuf {
 }
 
 /// Where ci/static puts the static programs.
-fn static_programs() -> PathBuf {
+pub(crate) fn static_programs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/static")
 }

@@ -20,6 +20,7 @@ use workload::beat::ledger::here;
 use workload::beat::said::{Beat, Kind, Tag};
 use workload::beat::session::Name;
 use workload::outlet::{addresses, open_serial};
+use workload::pipe;
 use workload::say::Reader;
 use workload::{interrupt, say};
 
@@ -62,7 +63,7 @@ pub(crate) struct Args {
     /// Journal to write
     #[arg(long)]
     journal: PathBuf,
-    /// Take words and commands from stdin or a named pipe
+    /// Take words and commands from stdin or a named pipe, made if it is not there
     #[arg(long, value_name = "stdin|PIPE")]
     control: Option<PathBuf>,
     /// This collector's name in the journal [default: the host's]
@@ -338,14 +339,9 @@ impl Heard {
 fn take_control(from: PathBuf, to: SyncSender<Event>) -> anyhow::Result<()> {
     let source: Box<dyn Read + Send> = match from.as_os_str() == "stdin" {
         true => Box::new(std::io::stdin()),
-        // For both directions, which needs nobody at the other end.
-        false => Box::new(
-            File::options()
-                .read(true)
-                .write(true)
-                .open(&from)
-                .with_context(|| format!("cannot open {}", from.display()))?,
-        ),
+        false => {
+            Box::new(pipe::open(&from).with_context(|| format!("cannot open {}", from.display()))?)
+        }
     };
     spawn(move || {
         for line in BufReader::new(source).lines().map_while(Result::ok) {

@@ -2,7 +2,6 @@
 //!
 //! Answers are lines that start with `#`, which no journal takes for a heartbeat.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -14,6 +13,7 @@ use workload::beat::said::Kind;
 use workload::beat::writer::JournalWriter;
 use workload::heartbeat;
 use workload::outlet::open_serial;
+use workload::pipe;
 use workload::rate::Demand;
 
 use crate::guest::Guest;
@@ -28,7 +28,7 @@ const QUEUE: usize = 16;
 pub(crate) enum ControlAddress {
     Stdin,
     Serial(PathBuf),
-    /// A named pipe.
+    /// A named pipe, made if it is not there.
     File(PathBuf),
 }
 
@@ -88,8 +88,7 @@ impl Control {
                 (Box::new(BufReader::new(port.try_clone()?)), Box::new(port))
             }
             ControlAddress::File(path) => {
-                // Both ways, so that a pipe is not at its end when one writer leaves.
-                let pipe = File::options().read(true).write(true).open(path);
+                let pipe = pipe::open(path);
                 let pipe = pipe.with_context(|| format!("cannot open {}", path.display()))?;
                 (Box::new(BufReader::new(pipe)), Box::new(std::io::stderr()))
             }
@@ -156,14 +155,20 @@ fn obey(command: &Command, guest: &Guest) -> anyhow::Result<String> {
     }
 }
 
+/// The verifier: beside this program, or wherever programs are.
+fn verifier() -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("verifier");
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let mut places = std::iter::once(beside.clone())
+        .chain(std::env::split_paths(&path).map(|folder| folder.join("verifier")));
+    places.find(|place| place.is_file()).with_context(|| {
+        format!("no verifier to scan with: put it beside the workload, as {}", beside.display())
+    })
+}
+
 /// Has the `verifier` that stands beside this program look at the region.
 fn scan(guest: &Guest) -> anyhow::Result<String> {
-    let verifier = std::env::current_exe()?.with_file_name("verifier");
-    anyhow::ensure!(
-        verifier.exists(),
-        "no {} to scan with: put the verifier beside the workload",
-        verifier.display()
-    );
+    let verifier = verifier()?;
     let journal = std::env::temp_dir().join(format!("vmigrate-scan-{}", std::process::id()));
     let result = write_journal(&journal, guest).and_then(|()| {
         let output = Process::new(&verifier)

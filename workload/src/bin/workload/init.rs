@@ -28,12 +28,11 @@ struct Settings {
 /// Runs the VM to its end.
 pub(crate) fn run() -> ! {
     let outcome = std::panic::catch_unwind(live);
-    let text = match outcome {
-        Ok(Ok(code)) => format!("# workload: done, exit code {code}"),
-        Ok(Err(e)) => format!("# workload: {}", exit::one_line(e.as_ref())),
-        Err(_) => "# workload: died".to_owned(),
-    };
-    workload::say::report("workload", |out| writeln!(out, "{text}"));
+    say(&match outcome {
+        Ok(Ok(code)) => format!("workload: done, exit code {code}"),
+        Ok(Err(e)) => format!("workload: {}", exit::one_line(e.as_ref())),
+        Err(_) => "workload: died".to_owned(),
+    });
     power_off()
 }
 
@@ -48,10 +47,49 @@ fn live() -> anyhow::Result<u8> {
             Err(e) => anyhow::bail!("cannot mount {kind} on {target}: {e}"),
         }
     }
+    console()?;
+    // Before anything can block.
+    say(&format!("workload {} is init here", env!("CARGO_PKG_VERSION")));
     let command_line = std::fs::read_to_string("/proc/cmdline")?;
+    if ["udp:", "workload.heartbeat=udp"].iter().any(|udp| command_line.contains(udp))
+        && !has_network()
+    {
+        say(
+            "no network device is up: nobody loads a driver or sets an address here; take a kernel \
+             with both built in (ip= on its command line), or a serial port, or vsock",
+        );
+    }
     let settings = Settings::try_parse_from(arguments(&command_line))
         .map_err(|e| anyhow::anyhow!("kernel command line: {e}"))?;
     run::run(&settings.args)
+}
+
+fn say(text: &str) {
+    workload::say::report("workload", |out| writeln!(out, "# {text}"));
+}
+
+/// An archive of one file has no /dev/console that the kernel could give to init; now there is one.
+fn console() -> anyhow::Result<()> {
+    let open = std::fs::metadata("/proc/self/fd/1").is_ok();
+    if open {
+        return Ok(());
+    }
+    let console = std::fs::File::options().read(true).write(true).open("/dev/console")?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
+    Ok(())
+}
+
+/// Whether there is a device beside the loopback that has been brought up.
+fn has_network() -> bool {
+    let devices = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let up = |device: &std::fs::DirEntry| {
+        let state = std::fs::read_to_string(device.path().join("operstate"));
+        device.file_name() != "lo" && state.is_ok_and(|state| state.trim() == "up")
+    };
+    let mut devices = devices;
+    devices.any(|device| up(&device))
 }
 
 /// The kernel command line's settings as arguments, with serial port where nothing else is said.

@@ -363,6 +363,8 @@ impl Pages {
 
 /// The live line: one that changes on a terminal, one every five seconds elsewhere.
 struct Line {
+    /// The console of a VM is nobody's progress bar.
+    silent: bool,
     terminal: bool,
     duration: Option<Duration>,
     shown_s: f64,
@@ -371,11 +373,12 @@ struct Line {
 impl Line {
     fn new(args: &Args) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { terminal, duration: args.duration, shown_s: 0.0 }
+        let silent = std::process::id() == 1;
+        Self { silent, terminal, duration: args.duration, shown_s: 0.0 }
     }
 
     fn show(&mut self, samples: &[Sample]) {
-        let Some(last) = samples.last() else { return };
+        let Some(last) = samples.last().filter(|_| !self.silent) else { return };
         let step = if self.terminal { 0.5 } else { 5.0 };
         if last.seconds - self.shown_s < step {
             return;
@@ -399,7 +402,7 @@ impl Line {
     }
 
     fn end(&self) {
-        if self.terminal {
+        if self.terminal && !self.silent {
             say::status("");
         }
     }
