@@ -228,7 +228,7 @@ fn follow(
             sum.attempts_failed += on.attempts.iter().filter(|m| !m.is_done()).count();
             sum.downtimes_ms.extend(on.last().map(|m| m.downtime.total_ms));
         }
-        if sum.hops % args.cut_every == 0 && sum.hops < args.count && back_at.is_none() {
+        if sum.hops.is_multiple_of(args.cut_every) && sum.hops < args.count && back_at.is_none() {
             // Each cut comes at another moment of a hop.
             std::thread::sleep(Duration::from_millis(sum.cuts * 53 % 600));
             hosts.carrier("down")?;

@@ -23,7 +23,7 @@ pub const HELP: &str = "Exit codes:\n  \
     3  migration failed or was cancelled, the source still runs (at a receiver: nothing runs here)\n  \
     4  inconclusive: nothing was proven\n  \
     5  handover unresolved, the VM is stopped: it runs nowhere\n  \
-    6  done and proven, but a wish was not met (--strict)";
+    6  done and proven, but a wish was not met (--strict, --require, compare)";
 
 /// What a code says, in a few words.
 pub fn meaning(code: u8) -> &'static str {

@@ -28,6 +28,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod line;
 pub mod machine;
+pub mod manual;
 pub mod outlet;
 pub mod pattern;
 pub mod pipe;

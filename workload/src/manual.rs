@@ -35,7 +35,8 @@ impl Manual {
             clap_mangen::generate_to(command.clone(), folder)?;
         }
         let name = command.get_name().to_owned();
-        let shells = [(Shell::Bash, &self.bash), (Shell::Zsh, &self.zsh), (Shell::Fish, &self.fish)];
+        let shells =
+            [(Shell::Bash, &self.bash), (Shell::Zsh, &self.zsh), (Shell::Fish, &self.fish)];
         for (shell, folder) in shells {
             let Some(folder) = folder else { continue };
             clap_complete::generate_to(shell, &mut command, &name, folder)?;

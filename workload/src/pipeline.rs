@@ -145,7 +145,7 @@ fn append(path: &Path, text: &str) -> std::io::Result<()> {
     if room < CUT.len() {
         return Ok(());
     }
-    file.write_all(text[..kept].as_bytes())?;
+    file.write_all(&text.as_bytes()[..kept])?;
     file.write_all(CUT.as_bytes())
 }
 

@@ -1,5 +1,6 @@
 //! What made a document: which program on which machine, told to do what, when.
 
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use schemars::JsonSchema;
@@ -30,6 +31,15 @@ pub struct Provenance {
 
 /// The commit that a program was built from, if its build was told.
 pub const COMMIT: Option<&str> = option_env!("VMIGRATE_COMMIT");
+
+/// Version and, where it is known, commit: what `--version` says.
+pub fn version() -> &'static str {
+    static SAID: OnceLock<String> = OnceLock::new();
+    SAID.get_or_init(|| match COMMIT {
+        Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+        None => env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
 
 impl Provenance {
     /// Of this process, which is `tool`, from now on.

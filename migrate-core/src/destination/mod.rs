@@ -8,6 +8,7 @@ mod attendant;
 mod host;
 mod keeper;
 mod registry;
+mod rooms;
 mod shell;
 
 use std::net::SocketAddr;

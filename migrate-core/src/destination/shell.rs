@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::attendant::DestinationAttendant;
-use super::host::Host;
 use super::keeper::{Keeper, Kept, let_in};
+use super::rooms::Rooms;
 use super::{Arrived, Ended, Observer, Progress, Source, TICK};
 use crate::Error;
 use crate::clock::cpu_time;
@@ -52,7 +52,7 @@ enum Signal {
 }
 
 pub(super) struct Reception<'a> {
-    host: &'a Host,
+    rooms: &'a Rooms,
     observer: &'a mut dyn Observer,
     hello: Hello,
     peer: SocketAddr,
@@ -111,11 +111,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl<'a> Reception<'a> {
     pub(super) fn begin(
-        host: &'a Host,
+        rooms: &'a Rooms,
         source: Source,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, Error> {
-        let settings = &host.settings;
+        let settings = &rooms.settings;
         let Source { hello, peer, channel, timeout, setup } = source;
         let session = Destination::new(Settings {
             resolve_limit: settings.resolve_timeout,
@@ -146,10 +146,10 @@ impl<'a> Reception<'a> {
             desk.register(hello.migration, Arc::new(attendant))
         });
         let interrupts = observer.interrupts();
-        let route = host.endpoint.route(hello.migration);
-        host.occupy(hello.migration, format!("migration {} from {peer}", hello.migration));
+        let route = rooms.endpoint.route(hello.migration);
+        rooms.occupy(hello.migration, format!("migration {} from {peer}", hello.migration));
         let reception = Self {
-            host,
+            rooms,
             observer,
             hello,
             peer,
@@ -253,7 +253,7 @@ impl<'a> Reception<'a> {
 
     /// Whatever has to be looked at now and then.
     fn look_up(&mut self) {
-        for what in self.host.endpoint.rejected() {
+        for what in self.rooms.endpoint.rejected() {
             self.observer.progress(Progress::Rejected { what });
         }
         while self.interrupts < self.observer.interrupts() {
@@ -292,10 +292,10 @@ impl<'a> Reception<'a> {
                 && !session.is_connected()
         });
         // Where others wait for guests as well, one of them takes it up, and asks this one to make room.
-        if !alone || self.successor.is_some() || !self.host.is_single() {
+        if !alone || self.successor.is_some() || !self.rooms.is_single() {
             return;
         }
-        let Some(caller) = self.host.endpoint.arrival(Instant::now()) else { return };
+        let Some(caller) = self.rooms.endpoint.arrival(Instant::now()) else { return };
         let (hello, peer) = (caller.hello, caller.peer);
         let Ok((channel, timeout)) = caller.answer(&Welcome::Ok) else { return };
         let setup = match read_setup(&channel, hello.migration.tag()) {
@@ -324,13 +324,13 @@ impl<'a> Reception<'a> {
         self.observer.progress(match notice {
             Notice::Prepared => Progress::Prepared,
             Notice::SourceLost => {
-                self.host.left_alone(migration, self.conductor.handle());
+                self.rooms.left_alone(migration, self.conductor.handle());
                 Progress::Unresolved { migration, since: Duration::ZERO }
             }
             Notice::StillWaiting(since) => Progress::Unresolved { migration, since },
             Notice::SourceBack => {
-                self.host.vacate(migration);
-                self.host.occupy(migration, format!("migration {migration} from {}", self.peer));
+                self.rooms.vacate(migration);
+                self.rooms.occupy(migration, format!("migration {migration} from {}", self.peer));
                 Progress::SourceBack
             }
             Notice::RecordFails(why) => Progress::RecordFails { why },
@@ -385,9 +385,9 @@ impl<'a> Reception<'a> {
             (pages * PAGE_BYTES) >> 20,
             self.peer
         );
-        self.host.occupy(migration, what);
-        if !self.host.is_single() {
-            self.host.supersede(&setup.earlier);
+        self.rooms.occupy(migration, what);
+        if !self.rooms.is_single() {
+            self.rooms.supersede(&setup.earlier);
         }
         self.memory_pages.store(pages, Ordering::Relaxed);
         self.gauge.begin(Activity::Building, pages);
@@ -396,7 +396,7 @@ impl<'a> Reception<'a> {
         let says = Says::Destination(DestinationRecord::Receiving);
         let timeout = self.conductor.look(Destination::timeout).unwrap_or_default();
         let (epoch, peer) = (self.hello.epoch, self.peer.to_string());
-        let record = Record::create(&self.host.directory, migration, says, epoch, timeout, &peer)?;
+        let record = Record::create(&self.rooms.directory, migration, says, epoch, timeout, &peer)?;
         self.record = Some(record);
         let (description, regions) = (&setup.description, &setup.regions);
         let shadow = self.beside(|work| factory.create(description, regions, work))??;
@@ -532,7 +532,7 @@ impl<'a> Reception<'a> {
 
     fn arrived<S>(mut self, guest: S) -> Result<Arrived<S>, Error> {
         self.streams.end();
-        self.host.vacate(self.hello.migration);
+        self.rooms.vacate(self.hello.migration);
         let record = self.record.take();
         let record = record.ok_or_else(|| GuestError::new("keep the guest", "it has no record"))?;
         let (signals, mut waiting) = (self.signals, self.waiting);
@@ -548,7 +548,7 @@ impl<'a> Reception<'a> {
             record,
             route: Some(self.route),
             registered: self.registered,
-            endpoint: Some(self.host.endpoint.clone()),
+            endpoint: Some(self.rooms.endpoint.clone()),
         })?;
         let (session, ended) = (keeper.handle(), keeper.handle());
         let source_is_gone = session.look(Destination::source_is_gone);

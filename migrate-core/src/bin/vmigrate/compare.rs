@@ -54,7 +54,8 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let (a, b) = (documents::read_all(&[args.a.clone()])?, documents::read_all(&[args.b.clone()])?);
+    let read = |path: &PathBuf| documents::read_all(std::slice::from_ref(path));
+    let (a, b) = (read(&args.a)?, read(&args.b)?);
     let report = compare(args, &a, &b);
     say::report("vmigrate", |out| match args.json {
         true => print_json(out, &report),

@@ -23,13 +23,14 @@ mod tls_init;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use workload::{exit, interrupt, say};
+use clap::{CommandFactory, Parser, Subcommand};
+use workload::manual::Manual;
+use workload::{exit, interrupt, provenance, say};
 
 #[derive(Parser)]
 #[command(
     name = "vmigrate",
-    version,
+    version = provenance::version(),
     about = "iperf for live VM migration, with proof",
     after_help = exit::HELP
 )]
@@ -68,6 +69,8 @@ enum Command {
     TlsInit(tls_init::Args),
     /// Print the JSON schema of a command's --json output
     Schema(output::SchemaArgs),
+    /// Write man pages and shell completions
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +90,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::TlsInit(args) => tls_init::run(&args),
         Command::Schema(args) => output::schema(&args),
+        Command::Manual(manual) => {
+            manual.write(Cli::command()).map(|()| exit::PROVEN).map_err(Into::into)
+        }
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -116,7 +116,7 @@ impl Timeline {
     }
 
     /// Operations per second in windows of equal length, from when sampling began to its end; at most
-    /// [`WINDOWS_MAX`], of `window` seconds or a power of two as much. The length that they have.
+    /// 4096, of `window` seconds or a power of two as much. The length that they have.
     pub fn course(&self, window: f64) -> (f64, Vec<f64>) {
         let total = |(_, watermarks): &(f64, Vec<u64>)| watermarks.iter().sum::<u64>() as f64;
         let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {

@@ -12,18 +12,20 @@ mod sources;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use verifier::report::{
     CompareReport, ImageReport, JournalReport, SCHEMA, ScanReport, SelfTestReport,
 };
 use verifier::self_test::lies;
 use verifier::verdict::Verdict;
+use workload::manual::Manual;
 use workload::provenance::Provenance;
-use workload::{document, exit, interrupt, say};
+use workload::{document, exit, interrupt, provenance, say};
 
 #[derive(Parser)]
 #[command(
-    version,
+    name = "verifier",
+    version = provenance::version(),
     about = "Proves that memory holds exactly what its writers last wrote",
     after_help = exit::HELP
 )]
@@ -52,6 +54,8 @@ enum Command {
     SelfTest(SelfTestArgs),
     /// Print the JSON schema of a command's --json output
     Schema(SchemaArgs),
+    /// Write man pages and shell completions
+    Manual(Manual),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,9 @@ fn main() -> ExitCode {
         Command::Collect(args) => collect::run(&args),
         Command::SelfTest(args) => self_test(&args),
         Command::Schema(args) => schema(&args),
+        Command::Manual(manual) => {
+            manual.write(Cli::command()).map(|()| Verdict::Proven).map_err(Into::into)
+        }
     };
     match result {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),

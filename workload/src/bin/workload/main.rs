@@ -11,13 +11,15 @@ mod trace;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use workload::manual::Manual;
 use workload::report::{SCHEMA, Summary};
-use workload::{document, exit, interrupt, say};
+use workload::{document, exit, interrupt, provenance, say};
 
 #[derive(Parser)]
 #[command(
-    version,
+    name = "workload",
+    version = provenance::version(),
     about = "Dirties memory at a controlled rate with lines that prove themselves",
     after_help = exit::HELP
 )]
@@ -36,6 +38,8 @@ enum Command {
     Show(list::ShowArgs),
     /// Print the JSON schema of `run --json`
     Schema,
+    /// Write man pages and shell completions
+    Manual(Manual),
     /// Make a trace from the dirty bitmaps that a hypervisor logged
     Trace(trace::Args),
 }
@@ -49,6 +53,9 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List => list::list().map(|()| exit::PROVEN),
         Command::Show(args) => list::show(&args).map(|()| exit::PROVEN),
+        Command::Manual(manual) => {
+            manual.write(Cli::command()).map(|()| exit::PROVEN).map_err(Into::into)
+        }
         Command::Schema => schema().map(|()| exit::PROVEN),
         Command::Trace(args) => trace::run(&args).map(|()| exit::PROVEN),
     };

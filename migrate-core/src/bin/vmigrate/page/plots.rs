@@ -44,7 +44,7 @@ pub(super) fn all(runs: &[Kept]) -> anyhow::Result<Vec<Plot>> {
 }
 
 /// Runs of different cases, as many as a plot takes, evenly from all that fit.
-fn some<'a>(runs: &'a [Kept], most: usize, fits: impl Fn(&Kept) -> bool) -> Vec<&'a Kept> {
+fn some(runs: &[Kept], most: usize, fits: impl Fn(&Kept) -> bool) -> Vec<&Kept> {
     let mut chosen: Vec<&Kept> = Vec::new();
     for kept in runs.iter().filter(|kept| fits(kept)) {
         if !chosen.iter().any(|other| other.case == kept.case) {

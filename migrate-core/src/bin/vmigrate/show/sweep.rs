@@ -23,7 +23,7 @@ pub(crate) fn plan(out: &mut Out, runs: usize, what: &str, before: usize) -> io:
         0 => String::new(),
         done => format!("; {done} of them are done"),
     };
-    write!(out, "{}\n", wrapped(&format!("{runs} migrations: {what}{gone_on}"), "", "", COLUMNS))
+    writeln!(out, "{}", wrapped(&format!("{runs} migrations: {what}{gone_on}"), "", "", COLUMNS))
 }
 
 pub(crate) fn link(out: &mut Out, rate: f64) -> io::Result<()> {
