@@ -81,10 +81,20 @@ pub(crate) fn run() -> anyhow::Result<u8> {
     let mut out = std::io::stdout();
     writeln!(out, "{text}")?;
     writeln!(out, "the recipe: {:.0} s, {status}", begin.elapsed().as_secs_f64())?;
-    let proven = text.lines().filter(|line| line.contains("PROVEN")).count();
-    let wrong = ["WRONG", "INCONCLUSIVE", "error"].iter().any(|word| text.contains(word));
     // From inside, from outside, and by the heartbeats.
-    Ok(if status.success() && proven >= 3 && !wrong { exit::PROVEN } else { exit::WRONG })
+    let verdicts: Vec<&str> = text.lines().filter_map(verdict).collect();
+    let proven = verdicts.len() >= 3 && verdicts.iter().all(|verdict| *verdict == "PROVEN");
+    Ok(if status.success() && proven { exit::PROVEN } else { exit::WRONG })
+}
+
+/// The answer that a line is: of a scan, which may stand behind its notes, or of a whole journal.
+fn verdict(line: &str) -> Option<&'static str> {
+    let line = line.trim_start_matches("# ").trim_start_matches("scan: ");
+    let whole = line.strip_prefix("longest gap ").and_then(|rest| rest.split_once(": "));
+    let text = whole.map_or(line, |(_, verdict)| verdict);
+    ["PROVEN", "WRONG", "INCONCLUSIVE"]
+        .into_iter()
+        .find(|verdict| text.strip_prefix(verdict).is_some_and(|rest| rest.starts_with([':', ' '])))
 }
 
 /// What the script said, and, where it was cut off, what the guest did.
@@ -96,5 +106,24 @@ fn said(log: &Path, folder: &Path) -> String {
     match text.contains("workload") {
         true => text,
         false => text + &read(&folder.join("answers")) + &read(&folder.join("console")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn answers_are_told_from_notes() {
+        for (line, wanted) in [
+            ("# scan: PROVEN: 64 lines, at rest", Some("PROVEN")),
+            ("# WRONG: 64 lines, at rest", Some("WRONG")),
+            ("longest gap 17.3 ms: PROVEN (heard by vm, until its end)", Some("PROVEN")),
+            ("longest gap 17.3 ms: INCONCLUSIVE (heard by none)", Some("INCONCLUSIVE")),
+            ("    8.192 s  1 heartbeats lost in 10.0 ms: INCONCLUSIVE for that time", None),
+            ("note: PROVEN or not", None),
+        ] {
+            assert_eq!(verdict(line), wanted, "{line}");
+        }
     }
 }

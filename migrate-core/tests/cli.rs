@@ -41,6 +41,8 @@ fn bad_usage_is_refused_with_a_reason() {
     refused(&["send", "--to", to, "--memory", "4097"], 2, "not a multiple of the 4 KiB page");
     refused(&["send", "--to", to, "--memory", "64TiB"], 2, "this machine has");
     refused(&["send", "--to", to, "--rate", "100MB"], 2, "bits per second");
+    refused(&["send", "--to", to, "--rate", "1MB/s..2MB/s/10s"], 2, "for `workload run`");
+    refused(&["send", "--to", to, "--rate", "5pages/s"], 2, "for `workload run`");
     refused(&["send", "--to", to, "--beta", "1.5"], 2, "above 0 and below 1");
     refused(&["send", "--to", to, "--policy", "magic"], 2, "no policy is called 'magic'");
     refused(&["send", "--to", to, "--workload", "magic"], 2, "no workload is called 'magic'");
@@ -80,6 +82,34 @@ fn a_destination_that_is_not_there_leaves_the_guest_running() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("cannot connect") && text.contains("vmigrate receive"), "{text}");
     assert!(text.contains("lines scanned: clean"), "{text}");
+}
+
+/// An idle VM, and one that writes as fast as it can.
+#[test]
+fn guests_that_hardly_write_and_that_never_rest_are_proven() {
+    for (rate, policy) in [("0", "precopy"), ("unlimited", "stop-and-copy")] {
+        let receiver = Receiver::start("127.0.0.1:0");
+        // Long enough for an idle guest to be seen to write.
+        let more = [
+            "--rate",
+            rate,
+            "--policy",
+            policy,
+            "--run-on",
+            "700ms",
+            "--downtime",
+            "10s",
+            "--bandwidth",
+            "16MB/s",
+            "--compress",
+            "off",
+        ];
+        let sent = vmigrate(
+            &[&["send", "--to", &receiver.address, "--memory", "8MiB"], &more[..]].concat(),
+        );
+        let text = String::from_utf8_lossy(&sent.stdout);
+        assert_eq!(sent.status.code(), Some(0), "{rate}: {text}");
+    }
 }
 
 #[test]
@@ -299,6 +329,37 @@ fn a_machine_is_checked() {
 }
 
 /// Certificates that were made are taken by both sides, under the name that was typed.
+/// One side with TLS and one without: both are told so.
+#[test]
+fn tls_against_none_is_said_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = folder.path().join("tls").display().to_string();
+    assert_eq!(vmigrate(&["tls-init", &tls, "--host", "localhost"]).status.code(), Some(0));
+    for (there, here, says) in [
+        (&["--tls-dir", tls.as_str()][..], &[][..], "wants TLS"),
+        (&[], &["--tls-dir", tls.as_str()][..], "does not speak it"),
+    ] {
+        let mut receiver = Command::new(VMIGRATE)
+            .args(["receive", "--listen", "127.0.0.1:0", "--announce"])
+            .args(there)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let mut stdout = BufReader::new(receiver.stdout.take().unwrap());
+        stdout.read_line(&mut address).unwrap();
+        let to = address.trim().replace("127.0.0.1", "localhost");
+        let sent = send(&to, here);
+        receiver.kill().unwrap();
+        receiver.wait().unwrap();
+        let text = String::from_utf8_lossy(&sent.stdout);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(sent.status.code(), Some(3), "{text}");
+        assert!(text.contains(says) && text.contains("--tls-dir"), "{text}");
+    }
+}
+
 #[test]
 fn certificates_are_made_and_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();

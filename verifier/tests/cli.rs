@@ -465,3 +465,77 @@ fn what_is_wrong_is_a_failed_case_of_a_pipeline() {
     let (code, _) = files.scan(&["--junit", "/nonexistent/junit.xml"]);
     assert_eq!(code, Some(1));
 }
+
+/// A guest that keeps a journal, until it is killed; run as a process of its own.
+#[test]
+fn a_writer_to_be_killed() {
+    let Some(path) = std::env::var_os("VERIFIER_TESTS_KILL") else { return };
+    let spec = files().spec;
+    let mut journal = JournalWriter::create(path.as_ref(), &spec, support::INTERVAL).unwrap();
+    for watermark in 0..50 {
+        journal.beats(Kind::Running, 0, &[watermark; 2], 2);
+        std::thread::sleep(support::INTERVAL);
+    }
+    std::thread::sleep(std::time::Duration::from_secs(60));
+}
+
+/// That a writer is gone is no line in its journal: whoever follows it sees so at the end.
+#[test]
+fn a_guest_that_was_killed_is_not_proven_by_whoever_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal");
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_writer_to_be_killed"])
+        .env("VERIFIER_TESTS_KILL", &journal)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = std::time::Instant::now();
+    let beats = || std::fs::read_to_string(&journal).unwrap_or_default().lines().count();
+    while beats() < 100 && begin.elapsed().as_secs() < 20 {
+        std::thread::sleep(support::INTERVAL);
+    }
+    let watch = Command::new(env!("CARGO_BIN_EXE_verifier"))
+        .arg("watch")
+        .arg(&journal)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let pid = rustix::process::Pid::from_child(&watch);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (code, text) = told(watch.wait_with_output().unwrap());
+    assert_eq!(code, Some(4), "{text}");
+}
+
+/// A collector that was killed leaves its socket behind; the next one takes its place.
+#[test]
+fn the_socket_of_a_dead_collector_is_cleared_away() {
+    let directory = tempfile::tempdir().unwrap();
+    for (kind, name) in [("listen", "a"), ("unix", "b")] {
+        let socket = directory.path().join(name);
+        let start = || {
+            Command::new(env!("CARGO_BIN_EXE_verifier"))
+                .arg("collect")
+                .arg("--from")
+                .arg(format!("{kind}:{}", socket.display()))
+                .arg("--journal")
+                .arg(directory.path().join(format!("journal-{name}")))
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        for _ in 0..2 {
+            let mut collector = start();
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            let ended = collector.try_wait().unwrap();
+            collector.kill().unwrap();
+            let said = String::from_utf8(collector.wait_with_output().unwrap().stderr).unwrap();
+            assert_eq!(ended, None, "{kind}: {said}");
+            assert!(socket.exists(), "{kind}");
+        }
+    }
+}

@@ -27,6 +27,18 @@ pub struct Channel {
     received: Mutex<Vec<u8>>,
 }
 
+/// What is said of a handshake that failed.
+fn handshake(error: &io::Error) -> Error {
+    use rustls::InvalidMessage::InvalidContentType;
+    let said = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    Error::Tls(match said {
+        Some(rustls::Error::InvalidMessage(InvalidContentType)) => {
+            "the peer does not speak it: use --tls-dir on both sides, or on none".to_owned()
+        }
+        _ => error.to_string(),
+    })
+}
+
 impl Channel {
     pub(crate) fn plain(stream: TcpStream) -> Self {
         Self { stream, tls: None, writing: Mutex::default(), received: Mutex::default() }
@@ -34,7 +46,7 @@ impl Channel {
 
     pub(super) fn tls(stream: TcpStream, mut tls: rustls::Connection) -> Result<Self, Error> {
         while tls.is_handshaking() {
-            tls.complete_io(&mut &stream).map_err(|e| Error::Tls(e.to_string()))?;
+            tls.complete_io(&mut &stream).map_err(|e| handshake(&e))?;
         }
         Ok(Self { tls: Some(Mutex::new(tls)), ..Self::plain(stream) })
     }

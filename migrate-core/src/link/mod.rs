@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::Error;
-use crate::proto::ProtoError;
-use crate::proto::hello::{Hello, Terms, Welcome, agreed_timeout};
+use crate::proto::hello::{Hello, Terms, Welcome, agreed_timeout, stranger};
 use address::HostPort;
 use channel::Channel;
 use congestion::Congestion;
@@ -161,9 +160,9 @@ fn call(
     let lost = |source| Error::Link { doing: "shaking hands", source };
     channel.write(&hello.encode()).map_err(lost)?;
     let deadline = Instant::now() + settings.timeout;
-    let terms = Welcome::read(|into| match read_by(&channel, into, deadline) {
+    let terms = Welcome::read(|into: &mut [u8]| match read_by(&channel, into, deadline) {
         // Something that closes at our hello speaks another protocol.
-        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(Error::from(ProtoError::NotOurs)),
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(Error::from(stranger(into))),
         other => other.map_err(lost),
     })?;
     channel.wait_patiently().map_err(lost)?;

@@ -169,6 +169,15 @@ pub struct Hello {
     pub features: Features,
 }
 
+/// Who begins so does not speak our protocol. TLS begins with the type of a record, a handshake or an
+/// alert, and the version (RFC 8446, section 5.1).
+pub fn stranger(first: &[u8]) -> ProtoError {
+    match first {
+        [0x15 | 0x16, 3, ..] => ProtoError::WantsTls,
+        _ => ProtoError::NotOurs,
+    }
+}
+
 impl Hello {
     /// The bytes to send.
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
@@ -200,7 +209,7 @@ impl Hello {
     /// Not ours, or of a version without such a rest.
     pub fn check_version(bytes: [u8; HELLO_VERSION_BYTES]) -> Result<(), ProtoError> {
         if bytes[..MAGIC.len()] != MAGIC {
-            return Err(ProtoError::NotOurs);
+            return Err(stranger(&bytes));
         }
         let theirs = u16::from_le_bytes([bytes[8], bytes[9]]);
         match theirs < VERSION_MIN {
@@ -297,7 +306,7 @@ impl Welcome {
         let (first, rest) = bytes.split_at_mut(WELCOME_BYTES_MIN);
         read(first)?;
         if first[..MAGIC.len()] != MAGIC {
-            return Err(ProtoError::NotOurs.into());
+            return Err(stranger(first).into());
         }
         let version = u16::from_le_bytes([first[8], first[9]]);
         if version < VERSION_MIN {

@@ -59,6 +59,9 @@ pub enum ProtoError {
         "the peer does not speak the vmigrate protocol; is something else listening on that port?"
     )]
     NotOurs,
+    /// What came is the beginning of TLS, where there is none.
+    #[error("the peer wants TLS, and this side has none: use --tls-dir on both")]
+    WantsTls,
     /// No version in common.
     #[error(
         "the peer ({program}) speaks protocol version {theirs}, this program ({}) versions {VERSION_MIN} to {VERSION}; install the same version on both hosts",

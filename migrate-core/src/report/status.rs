@@ -133,9 +133,10 @@ fn kind(error: &Error) -> StatusKind {
 
 fn of_protocol(error: &ProtoError) -> StatusKind {
     match error {
-        ProtoError::NotOurs | ProtoError::Version { .. } | ProtoError::Refused(_) => {
-            StatusKind::Refused
-        }
+        ProtoError::NotOurs
+        | ProtoError::WantsTls
+        | ProtoError::Version { .. }
+        | ProtoError::Refused(_) => StatusKind::Refused,
         ProtoError::Busy(_) => StatusKind::Busy,
         ProtoError::Damaged
         | ProtoError::Kind(_)

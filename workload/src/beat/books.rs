@@ -572,6 +572,15 @@ impl Source {
         }
     }
 
+    /// The same in books that are of this file alone, which may have been looked at before: who held a
+    /// session then may be gone.
+    pub fn look_for_locks_again(&self, books: &mut Books) {
+        for session in &mut books.sessions {
+            session.held = false;
+        }
+        self.look_for_locks(books);
+    }
+
     /// Whether there was a session in it.
     ///
     /// # Errors

@@ -71,11 +71,11 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     announce: bool,
     #[command(flatten)]
-    pass: PassArgs,
-    #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     state: StateArgs,
+    #[command(flatten)]
+    pass: PassArgs,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {

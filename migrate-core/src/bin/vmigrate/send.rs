@@ -1,6 +1,7 @@
 //! `vmigrate send`: start a guest that keeps writing, migrate it, and hear what was proven.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,6 +18,7 @@ use migrate_core::trial::Trial;
 use workload::line::PageFormat;
 use workload::pipeline::Pipeline;
 use workload::profile::Profile;
+use workload::rate::{self, Unit};
 use workload::run::RunId;
 use workload::spec::WorkloadSpec;
 use workload::units::{Bytes, Rate, parse_duration};
@@ -47,9 +49,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME|FILE", default_value = "stream,record=16KiB",
           value_parser = Profile::from_argument)]
     workload: Profile,
-    /// Bytes of records the guest writes per second
+    /// Bytes of records the guest writes per second; unlimited for as fast as memory takes it; 0 for
+    /// a VM that is idle but for ten records a second of each writer, by which it is seen to run
     #[arg(long, default_value = "100MB/s")]
-    rate: Rate,
+    rate: Demand,
     /// Writers, one vCPU each
     #[arg(long, default_value_t = 2)]
     writers: u32,
@@ -103,6 +106,49 @@ pub(crate) struct Args {
     state: StateArgs,
 }
 
+/// How fast the guest writes.
+#[derive(Clone, Debug)]
+enum Demand {
+    Idle,
+    As(rate::Demand),
+}
+
+impl FromStr for Demand {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "0" => Ok(Self::Idle),
+            text => text.parse().map(Self::As),
+        }
+    }
+}
+
+impl Demand {
+    /// In bytes of records per second; none for as fast as possible. What `workload run` knows beside
+    /// has a course over time, which a guest does not take along to another host.
+    fn of(&self, spec: &WorkloadSpec) -> anyhow::Result<Option<Rate>> {
+        match self {
+            Self::Idle => {
+                Ok(Some(Rate(spec.workload.record.0 * u64::from(spec.writers) * IDLE_PER_S)))
+            }
+            Self::As(rate::Demand::Unlimited) => Ok(None),
+            Self::As(rate::Demand::Scheduled { unit: Unit::Bytes, legs, .. })
+                if legs.len() == 1 =>
+            {
+                let one = legs.iter().all(|leg| leg.from == leg.to && leg.length.is_none());
+                anyhow::ensure!(one, "{ONE_RATE}");
+                Ok(legs.first().map(|leg| Rate(leg.to as u64)))
+            }
+            Self::As(_) => anyhow::bail!("{ONE_RATE}"),
+        }
+    }
+}
+
+/// Records that each writer of an idle guest writes in a second.
+const IDLE_PER_S: u64 = 10;
+const ONE_RATE: &str = "a guest that is migrated has one rate in bytes, for example 100MB/s; ramps, steps and pages \
+                        per second are for `workload run`";
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let mut workload = args.workload.clone();
     workload.record = args.record.unwrap_or(workload.record);
@@ -113,6 +159,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         writers: args.writers,
         workload,
     };
+    let rate = args.rate.of(&spec)?;
     let engine = &args.engine;
     let policy = match engine.policy[..] {
         [] => PolicyKind::Adaptive,
@@ -133,7 +180,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let trial = Trial {
         guest: GuestSettings {
             machine: engine.guest,
-            rate: Some(args.rate),
+            rate,
             proof: ProofSettings { run_on: engine.run_on, audit: engine.audit },
             journal: args.journal.clone(),
             huge_pages: args.huge_pages,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::UdpSocket;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -357,6 +358,18 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     thread.map(drop).context("cannot start a thread for a link")
 }
 
+/// Removes the socket of a collector that is gone; one that anybody listens at stays.
+fn clear_away(path: &Path) {
+    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    let unheard = UnixStream::connect(path).is_err_and(|error| refused(&error))
+        || UnixDatagram::unbound()
+            .is_ok_and(|socket| socket.connect(path).is_err_and(|error| refused(&error)));
+    if is_socket && unheard {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 fn listen(inlet: &Inlet, to: &SyncSender<Event>, ways: &Ways) -> anyhow::Result<()> {
     let to = to.clone();
     let add = |way: Box<dyn Write + Send>| {
@@ -370,6 +383,7 @@ fn listen(inlet: &Inlet, to: &SyncSender<Event>, ways: &Ways) -> anyhow::Result<
             spawn(move || datagrams(|buffer| socket.recv(buffer), &to))
         }
         Inlet::Unix(path) => {
+            clear_away(path);
             let socket = UnixDatagram::bind(path)
                 .with_context(|| format!("cannot listen at unix:{}", path.display()))?;
             spawn(move || datagrams(|buffer| socket.recv(buffer), &to))
@@ -381,6 +395,7 @@ fn listen(inlet: &Inlet, to: &SyncSender<Event>, ways: &Ways) -> anyhow::Result<
             spawn(move || over(lines(socket, &to), &to))
         }
         Inlet::Listen(path) => {
+            clear_away(path);
             let listener = UnixListener::bind(path)
                 .with_context(|| format!("cannot listen at {}", path.display()))?;
             greet(move || listener.accept().map(|(stream, _)| stream.into()), to, ways.clone())

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use verifier::case::{Case, KnownRun};
-use verifier::evidence::Evidence;
+use verifier::evidence::{Evidence, silence};
 use verifier::extent::regularity;
 use verifier::held::Missing;
 use verifier::image::{Found, Image};
@@ -75,10 +75,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let evidence = case.evidence();
     let journalled = evidence.watermarks();
     let expected = args.computing.expected(&workload, &journalled, &progress)?;
+    let mut unheard = None;
     let (moment, expected) = match evidence.at_rest() {
         true => (Moment::Exact, expected),
         false => {
             let watermarks = infer_watermarks(&found, &workload, &expected);
+            unheard = Some(silence(journal, &journalled, &watermarks));
             (Moment::Stopped, expected.forward(&watermarks, &progress)?)
         }
     };
@@ -100,6 +102,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     let mut report = conclude(&workload, &found, evidence, scan, moved, before.is_some());
     report.missing = found.instead(&workload, &report.pages_missing, before.as_ref(), &known);
     report.known_runs = known;
+    report.reasons.extend(unheard);
     let unplaced = before.as_ref().map_or(0, |before| before.unplaced(&map));
     if unplaced > 0 {
         report.verdict = report.verdict.and(Verdict::Inconclusive);

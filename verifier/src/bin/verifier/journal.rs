@@ -34,7 +34,7 @@ const CLOCK_STOPPED_MS_MIN: f64 = 20.0;
 #[derive(Args)]
 #[command(after_help = "Example:\n  verifier journal journal --gap 50ms --step 1s")]
 pub(crate) struct JournalArgs {
-    /// Journals written by `workload run --journal`, by guests that were migrated, or by `verifier
+    /// Journals written by `workload run --heartbeat`, by guests that were migrated, or by `verifier
     /// collect`: all that several say of one run is judged as one
     #[arg(required = true, value_name = "FILE")]
     journal: Vec<PathBuf>,
@@ -184,8 +184,9 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Verdict> {
         if std::mem::replace(&mut heard, beats) != beats {
             watched.heard_at = begin;
         }
-        if (interrupted || begin >= judged_next) && watched.grown {
-            source.look_for_locks(&mut books);
+        // At the end once more, grown or not: who wrote it may be gone, which is no line in it.
+        if interrupted || (begin >= judged_next && watched.grown) {
+            source.look_for_locks_again(&mut books);
             watched.judge(&mut books, args.gap)?;
             // A long history takes long to judge: a tenth of a core is enough for that.
             judged_next = begin + begin.elapsed() * 10;

@@ -57,7 +57,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Verdict> {
     args.computing.apply()?;
     let cases = match args.sources.read() {
         Err(error) if is_missing(&error) => {
-            say!("verifier: {error}: nothing can be proven; run the workload with --journal");
+            say!(
+                "verifier: {error}: nothing can be proven; run the workload with --heartbeat FILE"
+            );
             return Ok(Verdict::Inconclusive);
         }
         other => other?,

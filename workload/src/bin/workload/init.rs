@@ -56,7 +56,7 @@ fn live() -> anyhow::Result<u8> {
     {
         say(
             "no network device is up: nobody loads a driver or sets an address here; take a kernel \
-             with both built in (ip= on its command line), or a serial port, or vsock",
+             with both built in (ip= on its command line), or a serial port, or vsock with its driver built in",
         );
     }
     let settings = Settings::try_parse_from(arguments(&command_line))

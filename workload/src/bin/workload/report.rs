@@ -171,10 +171,11 @@ fn print_felt(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
         felt.stuns.len(),
         felt.throttles.len()
     )?;
-    for stun in felt.stuns.iter().take(SHOWN) {
+    // Of many the longest, in the order in which they came.
+    for stun in longest(&felt.stuns, |stun| stun.length_ms) {
         writeln!(out, "  stun at {:.3} s: {:.1} ms on all CPUs", stun.start_s, stun.length_ms)?;
     }
-    for throttle in felt.throttles.iter().take(SHOWN) {
+    for throttle in longest(&felt.throttles, |throttle| throttle.length_s) {
         writeln!(
             out,
             "  throttle at {:.3} s for {:.2} s: duty cycle {:.0} %, {} gaps on {} CPUs",
@@ -185,7 +186,7 @@ fn print_felt(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
             throttle.cpus
         )?;
     }
-    for jump in felt.jumps.iter().take(SHOWN) {
+    for jump in longest(&felt.jumps, |jump| jump.by_ms.abs()) {
         writeln!(
             out,
             "  clock jump at {:.3} s: the wall clock moved {:+.1} ms against {}; a stun of \
@@ -199,6 +200,15 @@ fn print_felt(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
         0 => Ok(()),
         more => writeln!(out, "  ... and {more} more (see --json)"),
     }
+}
+
+/// The longest few, in their own order.
+fn longest<T>(all: &[T], length: impl Fn(&T) -> f64) -> Vec<&T> {
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by(|a, b| length(&all[*b]).total_cmp(&length(&all[*a])));
+    order.truncate(SHOWN);
+    order.sort_unstable();
+    order.into_iter().map(|index| &all[index]).collect()
 }
 
 /// Rate and duty cycle over time, a column each for an equal part of the run.
@@ -281,4 +291,19 @@ fn distinct(workload: &Workload, windows: &[Window]) -> Option<u64> {
         }
     }
     Some(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_the_longest_are_shown_in_their_order() {
+        let all: Vec<f64> = (0..20).map(|n| f64::from(n * 7 % 20)).collect();
+        let shown: Vec<f64> = longest(&all, |length| *length).into_iter().copied().collect();
+        assert_eq!(shown.len(), SHOWN);
+        assert!(shown.iter().all(|length| *length >= 12.0), "{shown:?}");
+        let places = shown.iter().map(|length| all.iter().position(|other| other == length));
+        assert!(places.is_sorted(), "{shown:?}");
+    }
 }

@@ -42,7 +42,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  \
     workload run --memory 512MiB --workload stream --rate 200MB/s --writers 2 --seed 7 \\\n      \
-    --duration 30s --file region --journal journal\n  \
+    --duration 30s --file region --heartbeat journal\n  \
     verifier scan region --journal journal\n\n  \
     workload run --workload zipf,theta=0.99,content=text --rate 100MB/s..1GB/s/10s\n  \
     workload run --workload touch --memory 50% --rate 20000pages/s --heartbeat udp:10.0.0.1:7007\n\n\
