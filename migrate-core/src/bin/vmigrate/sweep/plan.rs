@@ -408,7 +408,7 @@ mod tests {
         plan.check().unwrap();
         for (text, part) in [
             ("rate = [1]", "unknown field"),
-            ("rates = []", "is no"),
+            ("rates = []", "rates: "),
             ("policies = ['fast']", "policies"),
             ("memories = [1.5]", "memories"),
             ("repeat = -1", "repeat"),
