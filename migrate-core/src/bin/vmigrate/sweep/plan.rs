@@ -410,7 +410,7 @@ mod tests {
             ("rate = [1]", "unknown field"),
             ("rates = []", "rates: "),
             ("policies = ['fast']", "policies"),
-            ("memories = [1.5]", "memories"),
+            ("memories = ['much']", "memories"),
             ("repeat = -1", "repeat"),
         ] {
             let refused = of_text(text, base()).map(|_| ()).unwrap_err();
