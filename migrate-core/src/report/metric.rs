@@ -132,6 +132,17 @@ impl Metric {
     pub fn named(name: &str) -> Option<&'static Self> {
         METRICS.iter().find(|metric| metric.name == name)
     }
+
+    /// The same for whoever typed the name.
+    ///
+    /// # Errors
+    /// There is none; those that there are.
+    pub fn wanted(name: &str) -> Result<&'static Self, String> {
+        Self::named(name).ok_or_else(|| {
+            let names = METRICS.map(|metric| metric.name).join(", ");
+            format!("nothing is called '{name}'; there are {names}")
+        })
+    }
 }
 
 /// The attempt that brought the guest across.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use migrate_core::report::metric::{METRICS, Metric};
+use migrate_core::report::metric::Metric;
 use migrate_core::report::{CompareReport, Compared, RunReport, SCHEMA};
 use workload::provenance::Provenance;
 use workload::{exit, say};
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     b: PathBuf,
     /// Figures that are compared
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "time,downtime,lost,sent",
-          value_parser = metric)]
+          value_parser = Metric::wanted)]
     metric: Vec<&'static Metric>,
     /// Exit with 6 where a median is worse by more than this and the spreads do not overlap
     #[arg(long, value_name = "SHARE", default_value = "10%", value_parser = share)]
@@ -33,13 +33,6 @@ pub(crate) struct Args {
     /// Print the comparison as JSON
     #[arg(long)]
     json: bool,
-}
-
-fn metric(name: &str) -> Result<&'static Metric, String> {
-    Metric::named(name).ok_or_else(|| {
-        let names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
-        format!("nothing is called '{name}'; there are {}", names.join(", "))
-    })
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -78,17 +71,12 @@ fn compare(args: &Args, a: &[Kept], b: &[Kept]) -> CompareReport {
         exit_code: exit::PROVEN,
     };
     let alone = a.len() == 1 && b.len() == 1;
-    let of = |set: &'_ [Kept], case: &Case| -> Vec<RunReport> {
-        let like = set.iter().filter(|kept| alone || kept.case == *case);
-        like.map(|kept| kept.run.clone()).collect()
-    };
     for case in cases(a) {
-        let (in_a, in_b) = (of(a, case), of(b, case));
+        let (in_a, in_b) = (of(a, case, alone), of(b, case, alone));
         if in_b.is_empty() {
             report.only_a.push(case.name());
             continue;
         }
-        let (in_a, in_b): (Vec<_>, Vec<_>) = (in_a.iter().collect(), in_b.iter().collect());
         for metric in &args.metric {
             let compared = Compared::of(&case.name(), metric, &in_a, &in_b, args.worse_by);
             // Of runs none of which ever has the figure there is nothing to say.
@@ -97,13 +85,19 @@ fn compare(args: &Args, a: &[Kept], b: &[Kept]) -> CompareReport {
             }
         }
     }
-    let unmatched = cases(b).into_iter().filter(|case| of(a, case).is_empty());
+    let unmatched = cases(b).into_iter().filter(|case| of(a, case, alone).is_empty());
     report.only_b = unmatched.map(Case::name).collect();
     report.worse = report.compared.iter().any(|compared| compared.worse);
     if report.worse {
         report.exit_code = exit::WISH;
     }
     report
+}
+
+/// The runs of a case; all of them where each set is one run alone.
+fn of<'a>(set: &'a [Kept], case: &Case, alone: bool) -> Vec<&'a RunReport> {
+    let like = set.iter().filter(|kept| alone || kept.case == *case);
+    like.map(|kept| &kept.run).collect()
 }
 
 /// Every case once, in the order in which they come.

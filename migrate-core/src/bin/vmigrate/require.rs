@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use migrate_core::report::RunReport;
-use migrate_core::report::metric::{METRICS, Metric, Unit};
+use migrate_core::report::metric::{Metric, Unit};
 use workload::units::{Bytes, Rate, parse_duration};
 
 use crate::show::figure;
@@ -41,10 +41,7 @@ impl FromStr for Requirement {
         let Some((name, order, limit)) = found else {
             return Err(format!("'{text}' is no wish; say for example downtime<50ms"));
         };
-        let metric = Metric::named(name).ok_or_else(|| {
-            let names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
-            format!("nothing is called '{name}'; there are {}", names.join(", "))
-        })?;
+        let metric = Metric::wanted(name)?;
         let limit = match metric.unit {
             Unit::Time => parse_duration(limit)?.as_secs_f64() * 1e3,
             Unit::Size => limit.parse::<Bytes>().map_err(|e| e.to_string())?.0 as f64,
